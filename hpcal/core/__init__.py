@@ -1,0 +1,1 @@
+"""Values and seams; imports nothing else of hpcal."""

@@ -109,7 +109,7 @@ def _restore(value: Any, data: memoryview) -> Any:
         cls = VALUES[value[_CLASS]]
         if issubclass(cls, Enum):
             return cls(value["value"])
-        record = {f.name: _restore(value[f.name], data) for f in fields(cls) if f.name in value}
+        record = {f.name: _restore(value[f.name], data) for f in fields(cls) if f.name in value}  # type: ignore[arg-type]
         return cls(**{name: _as_tuple(cls, name, v) for name, v in record.items()})
     return {k: _restore(v, data) for k, v in value.items()}
 

@@ -46,7 +46,9 @@ class Deadline:
     stop: Callable[[], bool] = field(default=never)
 
     @classmethod
-    def after(cls, seconds: float | None, *, steps: int | None = None, stop: Callable[[], bool] = never) -> Deadline:
+    def after(
+        cls, seconds: float | None, *, steps: int | None = None, stop: Callable[[], bool] = never
+    ) -> Deadline:
         """A deadline that many seconds from now."""
         at = None if seconds is None else time.monotonic() + seconds
         return cls(at=at, steps=steps, stop=stop)

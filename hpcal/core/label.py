@@ -89,13 +89,21 @@ class Label:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "energy", float(self.energy))
-        shapes = {"forces": (-1, 3), "stress": (3, 3), "dipole": (3,), "dipole_origin": (3,), "charges": (-1,)}
+        shapes = {
+            "forces": (-1, 3),
+            "stress": (3, 3),
+            "dipole": (3,),
+            "dipole_origin": (3,),
+            "charges": (-1,),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is None:
                 continue
             array = np.array(value, dtype=np.float64)
-            if array.ndim != len(shape) or any(w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)):
+            if array.ndim != len(shape) or any(
+                w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)
+            ):
                 raise StructureError(f"{name} of a label have shape {array.shape}")
             object.__setattr__(self, name, frozen(array))
 

@@ -67,7 +67,7 @@ def nearest(word: str, known: Any) -> str:
 
 def how_to_install(module: str) -> str:
     """The command that installs a missing package: an extra of hpcal where one holds it."""
-    package = module.split(".")[0].lower().replace("_", "-")
+    package = module.split(".", maxsplit=1)[0].lower().replace("_", "-")
     for requirement in importlib.metadata.requires("hpcal") or ():
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)

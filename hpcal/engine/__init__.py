@@ -1,0 +1,1 @@
+"""The reconciler: campaign, plan, loop, dispatchers, tasks."""

@@ -1,0 +1,1 @@
+"""Quantum chemistry labels and the checks that they pass."""

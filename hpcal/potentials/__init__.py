@@ -1,0 +1,1 @@
+"""Adapters of machine-learning potentials: training, ensembles."""

@@ -1,0 +1,1 @@
+"""Status, lineage and the HTML report."""

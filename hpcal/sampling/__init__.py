@@ -1,0 +1,1 @@
+"""Bootstrap and dynamics: a file a method, one batched integrator loop."""

@@ -1,0 +1,1 @@
+"""Which candidates are worth a label."""

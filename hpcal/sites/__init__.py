@@ -1,0 +1,1 @@
+"""Site files and what they become in Parsl."""

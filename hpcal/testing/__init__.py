@@ -1,0 +1,1 @@
+"""Conformance suite for parts, hpcal's own and third parties'."""

@@ -1,0 +1,1 @@
+"""A file a metric, and the calibration of the threshold."""
