@@ -52,9 +52,7 @@ class EnsembleManifest:
     def write(self, folder: Path) -> Path:
         """Writes ``ensemble.json``; member paths inside the folder are made relative to it."""
         folder.mkdir(parents=True, exist_ok=True)
-        members = [
-            {"path": _relative(Path(m.path), folder), "sha256": m.sha256} for m in self.members
-        ]
+        members = [{"path": _relative(Path(m.path), folder), "sha256": m.sha256} for m in self.members]
         text = json.dumps({"kind": self.kind, "members": members, "info": dict(self.info)}, indent=1)
         path = folder / MANIFEST
         path.write_text(text + "\n", encoding="utf-8")
@@ -84,9 +82,7 @@ class EnsembleManifest:
 _loaded: OrderedDict[tuple[str, str, str], Potential] = OrderedDict()
 
 
-def load_ensemble(
-    manifest: EnsembleManifest, *, device: str = "cpu", dtype: str = "float32"
-) -> Potential:
+def load_ensemble(manifest: EnsembleManifest, *, device: str = "cpu", dtype: str = "float32") -> Potential:
     """The ensemble, from this process's cache where it is there.
 
     Raises:

@@ -1,0 +1,113 @@
+"""The lease: one controller at a time, judged dead without comparing clocks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
+
+from hpcal.core.errors import CampaignHeld, FencedError
+from hpcal.store.tables import Campaign
+
+WATCH_SECONDS: Final = 15.0
+"""How long a counter of another host must stand still before its controller counts as dead."""
+BEAT_SECONDS: Final = 3.0
+"""How often a live controller advances its counter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to write, with the epoch that fences off earlier holders."""
+
+    epoch: int
+
+    @classmethod
+    def acquire(cls, engine: Engine) -> Lease:
+        """Takes the lease of a campaign.
+
+        A holder on this host is judged by process id and start time, at once. One on another host
+        is dead when its counter stands still for ``WATCH_SECONDS`` of this process's own clock.
+
+        Raises:
+            CampaignHeld: a live controller has it; names host and process.
+        """
+        with Session(engine) as session:
+            seen = session.scalars(select(Campaign)).one()
+            epoch = seen.lease_epoch
+            if seen.lease_host is not None and _alive(engine, seen):
+                raise CampaignHeld(
+                    f"campaign {seen.name!r} is run by process {seen.lease_pid} on {seen.lease_host}; "
+                    "stop that one with `hpcal stop`, or wait for it"
+                )
+        with Session(engine) as session, session.begin():
+            taken = session.execute(
+                update(Campaign)
+                .where(Campaign.lease_epoch == epoch)
+                .values(
+                    lease_epoch=epoch + 1,
+                    lease_host=socket.gethostname(),
+                    lease_pid=os.getpid(),
+                    lease_process_start=psutil.Process().create_time(),
+                    lease_counter=Campaign.lease_counter + 1,
+                )
+            )
+            if _rows(taken) != 1:
+                raise CampaignHeld("another controller took this campaign a moment ago")
+        return cls(epoch=epoch + 1)
+
+    def assert_held(self, session: Session) -> None:
+        """Raises FencedError if the lease has gone to another controller."""
+        epoch, host, pid = session.execute(
+            select(Campaign.lease_epoch, Campaign.lease_host, Campaign.lease_pid)
+        ).one()
+        if epoch != self.epoch:
+            raise FencedError(f"process {pid} on {host} has taken this campaign over; this controller ends")
+
+    def beat(self, session: Session) -> None:
+        """Shows that this controller lives."""
+        session.execute(update(Campaign).values(lease_counter=Campaign.lease_counter + 1))
+
+    def release(self, engine: Engine) -> None:
+        """Gives the lease back; a no-op if it has already gone to another."""
+        with Session(engine) as session, session.begin():
+            session.execute(
+                update(Campaign)
+                .where(Campaign.lease_epoch == self.epoch)
+                .values(lease_host=None, lease_pid=None, lease_process_start=None)
+            )
+
+
+def _alive(engine: Engine, holder: Campaign) -> bool:
+    if holder.lease_host == socket.gethostname():
+        return _process_alive(holder.lease_pid, holder.lease_process_start)
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, WATCH_SECONDS / 10))
+        with Session(engine) as session:
+            counter, host = session.execute(select(Campaign.lease_counter, Campaign.lease_host)).one()
+        if host is None:
+            return False
+        if counter != holder.lease_counter:
+            return True
+    return False
+
+
+def _process_alive(pid: int | None, start: float | None) -> bool:
+    if pid is None or start is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        # A process id comes back after a while; the start time tells the two apart.
+        return abs(process.create_time() - start) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _rows(result: Any) -> int:
+    return int(result.rowcount)

@@ -1,0 +1,426 @@
+"""The tables: one row of each thing that happened in a campaign.
+
+The rows of one structure read in the order of the flow: structure → score → selection → task and
+attempt → label or rejection → dataset → model. Arrays are little-endian BLOBs whose shape follows
+from the number of atoms. Times are seconds since the epoch (UTC).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import JSON, Enum, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from hpcal.core.errors import FailureClass
+from hpcal.core.walker import Split, WalkerEnd
+from hpcal.store.transitions import CampaignState, EnsembleState, StructureState, TaskState, WalkerState
+
+SCHEMA_VERSION: Final = 1
+
+
+def _words(kind: type[enum.StrEnum]) -> Enum:
+    """A column of words, checked here rather than by the database so that migrations stay easy."""
+    return Enum(kind, native_enum=False, length=24, values_callable=lambda e: [m.value for m in e])
+
+
+WORDS: Final = (
+    CampaignState,
+    EnsembleState,
+    FailureClass,
+    Split,
+    StructureState,
+    TaskState,
+    WalkerEnd,
+    WalkerState,
+)
+"""Enumerations that stand in columns."""
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        bytes: LargeBinary,
+        **{kind: _words(kind) for kind in WORDS},
+    }
+
+
+class Campaign(Base):
+    """The one campaign of this store, with its lease."""
+
+    __tablename__ = "campaign"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    run_id: Mapped[str]
+    schema_version: Mapped[int]
+    hpcal_version: Mapped[str]
+    created: Mapped[float]
+    spec: Mapped[dict[str, Any]]
+    spec_folder: Mapped[str]
+    site: Mapped[dict[str, Any]]
+    state: Mapped[CampaignState]
+    stop_reason: Mapped[str | None]
+    level_of_theory_id: Mapped[int | None] = mapped_column(ForeignKey("level_of_theory.id"))
+    lease_epoch: Mapped[int] = mapped_column(default=0)
+    lease_host: Mapped[str | None]
+    lease_pid: Mapped[int | None]
+    lease_process_start: Mapped[float | None]
+    lease_counter: Mapped[int] = mapped_column(default=0)
+
+
+class LevelOfTheoryRow(Base):
+    """A level of theory."""
+
+    __tablename__ = "level_of_theory"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(unique=True)
+    record: Mapped[dict[str, Any]]
+
+
+class StructureRow(Base):
+    """A structure and where it comes from."""
+
+    __tablename__ = "structure"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str]
+    state: Mapped[StructureState]
+    origin: Mapped[str]
+    split: Mapped[Split]
+    n_atoms: Mapped[int]
+    formula: Mapped[str]
+    numbers: Mapped[bytes]
+    positions: Mapped[bytes]
+    cell: Mapped[bytes | None]
+    pbc: Mapped[int]
+    charge: Mapped[int]
+    multiplicity: Mapped[int]
+    magnetic_moments: Mapped[bytes | None]
+    created: Mapped[float]
+    generation: Mapped[int]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("structure.id"))
+    walker_id: Mapped[int | None] = mapped_column(ForeignKey("walker.id"))
+    segment_id: Mapped[int | None] = mapped_column(ForeignKey("segment.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    step: Mapped[int | None]
+    time_fs: Mapped[float | None]
+    scored_generation: Mapped[int | None]
+    priority: Mapped[float] = mapped_column(default=0.0)
+    reason: Mapped[str | None]
+
+    __table_args__ = (
+        Index("ix_structure_hash", "hash"),
+        Index("ix_structure_walker_id", "walker_id"),
+        # The planner's queues: only rows that something still happens to, however long the history.
+        Index(
+            "ix_structure_queue",
+            "state", "origin", "priority", "id",
+            sqlite_where=text("state IN ('candidate', 'waiting', 'claimed')"),
+            postgresql_where=text("state IN ('candidate', 'waiting', 'claimed')"),
+        ),
+        Index("ix_structure_split", "split", "state"),
+    )  # fmt: skip
+
+
+class WalkerRow(Base):
+    """A walker: one trajectory from birth to end."""
+
+    __tablename__ = "walker"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[WalkerState]
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"))
+    entry: Mapped[int]
+    sampler: Mapped[str]
+    split: Mapped[Split]
+    stream: Mapped[int]
+    temperature: Mapped[float]
+    steps_full: Mapped[int]
+    frames_at: Mapped[list[Any]]
+    step: Mapped[int] = mapped_column(default=0)
+    positions: Mapped[bytes | None]
+    velocities: Mapped[bytes | None]
+    parameters: Mapped[dict[str, Any]]
+    ensemble_id: Mapped[int | None] = mapped_column(ForeignKey("ensemble.id"))
+    generation: Mapped[int]
+    created: Mapped[float]
+    end_reason: Mapped[WalkerEnd | None]
+    end_detail: Mapped[str | None]
+    end_generation: Mapped[int | None]
+
+    __table_args__ = (
+        Index(
+            "ix_walker_alive",
+            "entry", "state", "id",
+            sqlite_where=text("state IN ('idle', 'claimed')"),
+            postgresql_where=text("state IN ('idle', 'claimed')"),
+        ),
+        Index("ix_walker_generation", "generation", "state", "end_reason"),
+    )  # fmt: skip
+
+
+class SegmentRow(Base):
+    """What one task did with one walker."""
+
+    __tablename__ = "segment"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    walker_id: Mapped[int] = mapped_column(ForeignKey("walker.id"), index=True)
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempt.id"))
+    ensemble_id: Mapped[int] = mapped_column(ForeignKey("ensemble.id"))
+    start_step: Mapped[int]
+    end_step: Mapped[int]
+    end_reason: Mapped[WalkerEnd | None]
+    detail: Mapped[str | None]
+    max_trigger: Mapped[float | None]
+    bias_ratio: Mapped[float | None]
+
+
+class ArtifactRow(Base):
+    """A file that belongs to a task or a walker, with its hash."""
+
+    __tablename__ = "artifact"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    path: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int]
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    walker_id: Mapped[int | None] = mapped_column(ForeignKey("walker.id"))
+
+
+class ScoreRow(Base):
+    """The uncertainty of one structure under one ensemble; with errors where there is a label."""
+
+    __tablename__ = "score"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"))
+    ensemble_id: Mapped[int] = mapped_column(ForeignKey("ensemble.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    purpose: Mapped[str]
+    metric: Mapped[str]
+    value: Mapped[float]
+    threshold: Mapped[float | None]
+    energy_std: Mapped[float]
+    force_std: Mapped[float]
+    energy: Mapped[float | None]
+    energy_error: Mapped[float | None]
+    force_mae: Mapped[float | None]
+    force_rmse: Mapped[float | None]
+
+    __table_args__ = (
+        Index("ix_score_structure_id_ensemble_id", "structure_id", "ensemble_id"),
+        Index("ix_score_ensemble_id_purpose", "ensemble_id", "purpose"),
+    )
+
+
+class SelectionRow(Base):
+    """A decision on one structure: chosen, passed over, dropped; by which rule, against whom."""
+
+    __tablename__ = "selection"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"), index=True)
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    ensemble_id: Mapped[int | None] = mapped_column(ForeignKey("ensemble.id"))
+    decision: Mapped[str]
+    rule: Mapped[str]
+    value: Mapped[float | None]
+    threshold: Mapped[float | None]
+    rank: Mapped[int | None]
+    distance: Mapped[float | None]
+    competitors: Mapped[int | None]
+    reason: Mapped[str]
+
+
+class TaskRow(Base):
+    """A piece of work with frozen inputs."""
+
+    __tablename__ = "task"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    pool: Mapped[str]
+    state: Mapped[TaskState]
+    priority: Mapped[int] = mapped_column(default=0)
+    inputs: Mapped[dict[str, Any]]
+    units: Mapped[int]
+    created: Mapped[float]
+    finished: Mapped[float | None]
+    seconds: Mapped[float | None]
+    failures: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    failure_class: Mapped[FailureClass | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        Index(
+            "ix_task_outstanding",
+            "state", "pool", "kind",
+            sqlite_where=text("state IN ('queued', 'dispatched', 'lost')"),
+            postgresql_where=text("state IN ('queued', 'dispatched', 'lost')"),
+        ),
+        Index("ix_task_kind", "kind", "state", "id"),
+    )  # fmt: skip
+
+
+class AttemptRow(Base):
+    """One try at a task."""
+
+    __tablename__ = "attempt"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), index=True)
+    number: Mapped[int]
+    epoch: Mapped[int]
+    executor: Mapped[str]
+    state: Mapped[TaskState]
+    dispatched: Mapped[float]
+    host: Mapped[str | None]
+    pid: Mapped[int | None]
+    block: Mapped[str | None]
+    start: Mapped[float | None]
+    end: Mapped[float | None]
+    exit_reason: Mapped[str | None]
+    qm_calls: Mapped[int] = mapped_column(default=0)
+    log: Mapped[str | None]
+    spool: Mapped[str | None]
+
+    __table_args__ = (UniqueConstraint("task_id", "number"),)
+
+
+class LabelRow(Base):
+    """An accepted label. ``seq`` is the commit number that data sets are cut by."""
+
+    __tablename__ = "label"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int | None] = mapped_column(unique=True)
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"))
+    level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
+    split: Mapped[Split]
+    energy: Mapped[float]
+    forces: Mapped[bytes | None]
+    stress: Mapped[bytes | None]
+    dipole: Mapped[bytes | None]
+    dipole_origin: Mapped[bytes | None]
+    charges: Mapped[bytes | None]
+    charge_scheme: Mapped[str | None]
+    diagnostics: Mapped[dict[str, Any]]
+    qm_calls: Mapped[int]
+    created: Mapped[float]
+    retracted: Mapped[str | None]
+
+    __table_args__ = (
+        UniqueConstraint("structure_id", "level_of_theory_id"),
+        Index("ix_label_split_seq", "split", "seq"),
+    )
+
+
+class RejectionRow(Base):
+    """Why a structure was not labelled."""
+
+    __tablename__ = "rejection"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"), index=True)
+    level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
+    failure_class: Mapped[FailureClass]
+    code: Mapped[str]
+    message: Mapped[str]
+    diagnostics: Mapped[dict[str, Any]]
+    qm_calls: Mapped[int]
+    created: Mapped[float]
+
+
+class DatasetRow(Base):
+    """A data set: a rule, all accepted labels of one level up to a commit number."""
+
+    __tablename__ = "dataset"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    generation: Mapped[int]
+    level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
+    last_seq: Mapped[int]
+    n_train: Mapped[int]
+    n_validation: Mapped[int]
+    created: Mapped[float]
+
+
+class ShardRow(Base):
+    """An immutable file of labelled structures."""
+
+    __tablename__ = "shard"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[str]
+    sha256: Mapped[str]
+    first_seq: Mapped[int]
+    last_seq: Mapped[int]
+    count: Mapped[int]
+    level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
+
+
+class EnsembleRow(Base):
+    """An immutable ensemble, and what was found of it."""
+
+    __tablename__ = "ensemble"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    generation: Mapped[int]
+    revision: Mapped[int] = mapped_column(default=0)
+    state: Mapped[EnsembleState]
+    kind: Mapped[str]
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
+    predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("ensemble.id"))
+    hash: Mapped[str | None]
+    path: Mapped[str | None]
+    created: Mapped[float]
+    decided: Mapped[float | None]
+    decision: Mapped[str | None]
+    metric: Mapped[str]
+    threshold: Mapped[float | None]
+    bias_width: Mapped[float | None]
+    calibration: Mapped[dict[str, Any] | None]
+    quiet_rounds: Mapped[int] = mapped_column(default=0)
+
+    __table_args__ = (
+        UniqueConstraint("generation", "revision"),
+        Index("ix_ensemble_state", "state", "generation"),
+    )
+
+
+class ModelRow(Base):
+    """One member of an ensemble."""
+
+    __tablename__ = "model"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ensemble_id: Mapped[int] = mapped_column(ForeignKey("ensemble.id"), index=True)
+    member: Mapped[int]
+    seed: Mapped[int]
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    path: Mapped[str | None]
+    sha256: Mapped[str | None]
+    metrics: Mapped[dict[str, Any]]
+    trained_on: Mapped[bytes | None]
+
+    __table_args__ = (UniqueConstraint("ensemble_id", "member"),)
+
+
+class EventRow(Base):
+    """Something worth knowing later."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[float]
+    epoch: Mapped[int]
+    kind: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    structure_id: Mapped[int | None] = mapped_column(ForeignKey("structure.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+
+    __table_args__ = (Index("ix_event_kind", "kind", "id"),)
