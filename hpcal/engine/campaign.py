@@ -1,0 +1,412 @@
+"""The campaign file: what the user writes, and the checked specification made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from hpcal.core.errors import ConfigurationError
+from hpcal.core.plugins import Group, find
+from hpcal.core.settings import Document, Settings, read_yaml, validate
+
+
+class StructuresBlock(Settings):
+    """Where the campaign starts from."""
+
+    smiles: str | list[str] | None = Field(None, description="one SMILES or several")
+    file: str | None = Field(None, description="extended XYZ with seeds, relative to this file")
+    relax: bool | None = Field(
+        None,
+        description="relax seeds to minima first; by default for SMILES and where a bootstrap needs minima",
+    )
+    level: dict[str, Any] | None = Field(
+        None, description="labeler block for relaxations and Hessians; default: the campaign's own"
+    )
+    max_conformers: PositiveInt = Field(64, description="most torsional starting geometries of one SMILES")
+
+
+class UncertaintyBlock(Settings):
+    """How certainty is measured and where the line is."""
+
+    metric: str = Field("force_std", description="metric that is compared with the threshold")
+    threshold: Literal["calibrated"] | float = Field(
+        "calibrated", description="number in the metric's unit, or calibrated on the audit stream"
+    )
+    calibration: dict[str, Any] = Field(default_factory=dict, description="settings of the calibration")
+
+
+class StopBlock(Settings):
+    """When the campaign is done; the first that holds ends it."""
+
+    labels: PositiveInt | None = Field(None, description="accepted labels, audit included")
+    generations: PositiveInt | None = Field(None, description="generations trained and evaluated")
+    quiet_generations: PositiveInt | None = Field(
+        None, description="generations in a row in which almost no walker crosses the threshold"
+    )
+    quiet_walkers: PositiveInt = Field(20, description="walkers that must have ended to call one quiet")
+    quiet_share: float = Field(0.05, ge=0, le=1, description="share that may cross in a quiet generation")
+    force_rmse_eV_per_A: float | None = Field(  # noqa: N815
+        None, gt=0, description="target on the audit test group"
+    )
+    energy_rmse_meV_per_atom: float | None = Field(  # noqa: N815
+        None, gt=0, description="target on the audit test group"
+    )
+    min_test: PositiveInt = Field(20, description="audit test labels needed before an error target counts")
+
+
+class SplitsBlock(Settings):
+    """How the splits of walkers, seeds and bootstrap structures are drawn."""
+
+    validation: float = Field(0.1, ge=0, lt=1, description="share of learning walkers and structures")
+    audit_walkers: float = Field(0.2, ge=0, lt=1, description="share of walkers set apart for the audit")
+    audit_frames: PositiveInt = Field(2, description="frames of one audit walker, uniform in time")
+
+
+class PromotionBlock(Settings):
+    """When a new ensemble takes over."""
+
+    margin: float = Field(0.2, ge=0, description="audit force RMSE may be worse by this share")
+    min_audit: PositiveInt = Field(10, description="audit labels needed before the gate can refuse")
+
+
+class EvaluateBlock(Settings):
+    """Fixed reference set."""
+
+    reference: str | None = Field(None, description="labelled file, relative to this file")
+
+
+class TasksBlock(Settings):
+    """Size of the pieces of work."""
+
+    sample_seconds: float = Field(20.0, gt=0, description="wall budget of a sampling task, s")
+    sample_steps: PositiveInt = Field(200, description="step budget of a sampling task run inline")
+    reserve: float = Field(1.0, ge=0, description="walkers in reserve as a share of the batch")
+    label_seconds: float = Field(10.0, gt=0, description="aimed duration of a labelling task, s")
+    max_label_chunk: PositiveInt = Field(64, description="most structures in one labelling task")
+    train_seconds: float = Field(3600.0, gt=0, description="wall budget of one training attempt, s")
+    max_failures: PositiveInt = Field(2, description="attempts at a task before it counts as failed")
+    max_losses: PositiveInt = Field(5, description="lost attempts at a task before it counts as failed")
+
+
+class CampaignFile(Settings):
+    """A campaign file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="name of the campaign and of its folder")
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    structures: StructuresBlock
+    label: dict[str, Any] = Field(description="labeler: NAME and its settings; checks: policy of the checks")
+    potential: dict[str, Any] = Field(description="kind: NAME and its settings")
+    bootstrap: list[dict[str, Any]] = Field(
+        min_length=1, description="sampler: NAME, count and its settings; or file: labelled structures"
+    )
+    sampling: list[dict[str, Any]] = Field(
+        min_length=1, description="sampler: NAME, walkers and its settings"
+    )
+    uncertainty: UncertaintyBlock = UncertaintyBlock()
+    selection: dict[str, Any] = Field(
+        default_factory=dict, description="method: NAME, batch, audit_share and its settings"
+    )
+    splits: SplitsBlock = SplitsBlock()
+    promotion: PromotionBlock = PromotionBlock()
+    evaluate: EvaluateBlock = EvaluateBlock()
+    stop: StopBlock
+    tasks: TasksBlock = TasksBlock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A plugin with its checked settings.
+
+    Attributes:
+        group: kind of plugin.
+        name: its short name.
+        settings: its checked settings.
+    """
+
+    group: Group
+    name: str
+    settings: Settings
+
+    def build(self) -> Any:
+        """The part itself. Raises PluginError if its package is missing."""
+        return find(self.group, self.name)(self.settings)
+
+    @property
+    def plugin(self) -> Any:
+        """The class of the part."""
+        return find(self.group, self.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name and settings as JSON values, for tasks."""
+        return {"name": self.name, "settings": self.settings.model_dump(mode="json")}
+
+    @classmethod
+    def of(cls, group: Group, record: Mapping[str, Any]) -> Part:
+        """The part of :meth:`as_dict`."""
+        model = find(group, record["name"]).Settings
+        return cls(group=group, name=record["name"], settings=model.model_validate(record["settings"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpec:
+    """A labeler and the policy of its checks."""
+
+    part: Part
+    checks: Settings
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, for tasks."""
+        return {**self.part.as_dict(), "checks": self.checks.model_dump(mode="json")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapSpec:
+    """One source of first structures: a generator and how many, or a file."""
+
+    part: Part | None
+    count: int
+    file: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """One sampler and how many walkers it keeps alive."""
+
+    part: Part
+    walkers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSpec:
+    """A selector, the size of a batch and the share of labels that audits."""
+
+    part: Part
+    batch: int
+    audit_share: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CampaignSpec:
+    """A checked campaign.
+
+    Attributes:
+        file: the plain blocks.
+        folder: what relative paths in the file are relative to.
+        raw: the file as read, for comparing and storing.
+    """
+
+    file: CampaignFile
+    folder: Path
+    raw: Mapping[str, Any]
+    label: LabelSpec
+    seed_level: LabelSpec
+    potential: Part
+    bootstrap: tuple[BootstrapSpec, ...]
+    sampling: tuple[SamplingSpec, ...]
+    metric: str
+    selection: SelectionSpec
+    calibration: Settings
+
+    @property
+    def name(self) -> str:
+        """Name of the campaign."""
+        return self.file.name
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice."""
+        return self.file.seed
+
+    @cached_property
+    def reference(self) -> Path | None:
+        """The fixed reference set, or None."""
+        given = self.file.evaluate.reference
+        return None if given is None else self.folder / given
+
+    @cached_property
+    def relaxes(self) -> bool:
+        """Whether seeds are relaxed before anything else."""
+        if self.file.structures.relax is not None:
+            return self.file.structures.relax
+        generators = [b.part.plugin for b in self.bootstrap if b.part is not None]
+        return self.file.structures.smiles is not None or any(g.needs_minimum for g in generators)
+
+
+def read_campaign(path: Path) -> CampaignSpec:
+    """Reads and checks a campaign file, structures and pairings aside.
+
+    Raises:
+        ConfigurationError: with file, line and key.
+        PluginError: a part is unknown or its package is missing.
+    """
+    return campaign_of(read_yaml(path), path.resolve().parent)
+
+
+def campaign_of(document: Document, folder: Path) -> CampaignSpec:
+    """The specification of a parsed campaign file. Raises as :func:`read_campaign`."""
+    from hpcal.uncertainty.calibration import CalibrationSettings
+
+    file = validate(CampaignFile, document)
+    _check_sources(file, document)
+    label = label_spec(document, ("label",), folder)
+    level = file.structures.level
+    return CampaignSpec(
+        file=file,
+        folder=folder,
+        raw=document.data,
+        label=label,
+        seed_level=label if level is None else label_spec(document, ("structures", "level"), folder),
+        potential=part(document, ("potential",), Group.POTENTIALS, "kind", folder),
+        bootstrap=tuple(_bootstrap(document, ("bootstrap", i), folder) for i in range(len(file.bootstrap))),
+        sampling=tuple(_sampling(document, ("sampling", i), folder) for i in range(len(file.sampling))),
+        metric=_metric(document, file),
+        selection=_selection(document, folder),
+        calibration=validate(
+            CalibrationSettings, document, dict(file.uncertainty.calibration), ("uncertainty", "calibration")
+        ),
+    )
+
+
+def part(
+    document: Document,
+    at: tuple[str | int, ...],
+    group: Group,
+    key: str,
+    folder: Path,
+    *,
+    own: frozenset[str] = frozenset(),
+    default: str | None = None,
+) -> Part:
+    """A plugin's block of a document.
+
+    Args:
+        at: where the block stands.
+        key: the key that names the plugin.
+        own: keys of the block that are not the plugin's.
+        default: its name where the key is missing.
+    """
+    data = dict(_at(document, at))
+    name = data.pop(key, default)
+    if not isinstance(name, str):
+        raise document.fault(at, f"{key}: this key is missing; it names the {group.singular}")
+    try:
+        plugin = find(group, name)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # re-raised with its place in the file
+        raise type(error)(str(document.fault((*at, key), str(error)))) from None
+    settings = validate(plugin.Settings, document, {k: v for k, v in data.items() if k not in own}, at)
+    return Part(group=group, name=name, settings=_absolute(settings, folder))
+
+
+def label_spec(document: Document, at: tuple[str | int, ...], folder: Path) -> LabelSpec:
+    """A labeler's block: ``labeler``, its settings, and ``checks``."""
+    from hpcal.labeling.checks import ChecksSettings
+
+    checks = _at(document, at).get("checks", {})
+    return LabelSpec(
+        part=part(document, at, Group.LABELERS, "labeler", folder, own=frozenset({"checks"})),
+        checks=validate(ChecksSettings, document, checks, (*at, "checks")),
+    )
+
+
+def _at(document: Document, at: tuple[str | int, ...]) -> dict[str, Any]:
+    data = document.data
+    for key in at:
+        data = data.get(key, {}) if isinstance(data, dict) else data[key]
+    return dict(data)
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """Paths in a plugin's settings are relative to the file that they stand in."""
+    paths = {
+        name: folder / value
+        for name in type(settings).model_fields
+        if isinstance(value := getattr(settings, name), Path)
+    }
+    return settings.model_copy(update=paths) if paths else settings
+
+
+def _check_sources(file: CampaignFile, document: Document) -> None:
+    given = [k for k in ("smiles", "file") if getattr(file.structures, k) is not None]
+    if len(given) != 1:
+        raise document.fault(("structures",), "give either `smiles` or `file`")
+    stop = file.stop
+    rules = (
+        stop.labels,
+        stop.generations,
+        stop.quiet_generations,
+        stop.force_rmse_eV_per_A,
+        stop.energy_rmse_meV_per_atom,
+    )
+    if all(rule is None for rule in rules):
+        raise document.fault(
+            ("stop",), "no stop rule: give at least one of labels, generations, quiet_generations"
+        )
+
+
+def _bootstrap(document: Document, at: tuple[str | int, ...], folder: Path) -> BootstrapSpec:
+    data = _at(document, at)
+    if "file" in data:
+        unknown = sorted(set(data) - {"file"})
+        if unknown:
+            raise document.fault((*at, unknown[0]), "a bootstrap from a file takes no other key")
+        return BootstrapSpec(part=None, count=0, file=folder / str(data["file"]))
+    count = _count(document, at, "count", data.get("count"))
+    generator = part(document, at, Group.SAMPLERS, "sampler", folder, own=frozenset({"count"}))
+    _stage(document, at, generator, "bootstrap")
+    return BootstrapSpec(part=generator, count=count, file=None)
+
+
+def _sampling(document: Document, at: tuple[str | int, ...], folder: Path) -> SamplingSpec:
+    walkers = _count(document, at, "walkers", _at(document, at).get("walkers", 64))
+    sampler = part(document, at, Group.SAMPLERS, "sampler", folder, own=frozenset({"walkers"}))
+    _stage(document, at, sampler, "sampling")
+    return SamplingSpec(part=sampler, walkers=walkers)
+
+
+def _stage(document: Document, at: tuple[str | int, ...], sampler: Part, stage: str) -> None:
+    if sampler.plugin.stage != stage:
+        from hpcal.core.plugins import names
+
+        fitting = [n for n in names(Group.SAMPLERS) if find(Group.SAMPLERS, n).stage == stage]
+        raise document.fault(
+            (*at, "sampler"),
+            f"{sampler.name} cannot be used in {stage}; those that can: {', '.join(fitting)}",
+        )
+
+
+def _metric(document: Document, file: CampaignFile) -> str:
+    name = file.uncertainty.metric
+    try:
+        find(Group.METRICS, name)
+    except Exception as error:  # re-raised with its place in the file
+        raise type(error)(str(document.fault(("uncertainty", "metric"), str(error)))) from None
+    return name
+
+
+def _selection(document: Document, folder: Path) -> SelectionSpec:
+    data = _at(document, ("selection",))
+    share = data.get("audit_share", 0.1)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise document.fault(("selection", "audit_share"), f"a share from 0 up to 1, not {share!r}")
+    return SelectionSpec(
+        part=part(
+            document, ("selection",), Group.SELECTORS, "method", folder,
+            own=frozenset({"batch", "audit_share"}), default="farthest_point",
+        ),
+        batch=_count(document, ("selection",), "batch", data.get("batch", 40)),
+        audit_share=float(share),
+    )  # fmt: skip
+
+
+def _count(document: Document, at: tuple[str | int, ...], key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        shown = "this key is missing" if value is None else f"a whole number above 0, not {value!r}"
+        raise document.fault((*at, key), shown)
+    return value

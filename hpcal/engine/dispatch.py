@@ -1,0 +1,154 @@
+"""The seam to execution: assignments go out, reports come back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcal.core.errors import FailureClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One attempt to be carried out. Everything bulky is in files, as wires are slow.
+
+    Attributes:
+        attempt_id: row of the attempt.
+        task_id: row of the task; the inline dispatcher works in this order.
+        epoch: fencing epoch of the controller that made it.
+        kind: kind of task.
+        pool: pool to run in.
+        priority: lower goes first where the executor can choose.
+        payload: file with the frozen inputs.
+        spool: file that results are appended to.
+        log: file for what libraries print.
+        scratch: folder for this attempt's own files.
+        stop_file: its appearance asks for an orderly stop.
+        seconds: wall budget, or None.
+        steps: budget of steps, or None.
+        threads: threads that the work may use.
+    """
+
+    attempt_id: int
+    task_id: int
+    epoch: int
+    kind: str
+    pool: str
+    priority: int
+    payload: str
+    spool: str
+    log: str
+    scratch: str
+    stop_file: str
+    seconds: float | None = None
+    steps: int | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How an attempt ended. Its results are in the spool.
+
+    Attributes:
+        attempt_id: row of the attempt.
+        interrupted: it stopped before its end because it was asked to; to be tried again.
+        failure: class of the failure, or None.
+        message: what happened, for a person.
+        lost: the attempt vanished with its worker.
+        host, pid, block: where it ran.
+        start, end: seconds since the epoch.
+    """
+
+    attempt_id: int
+    interrupted: bool = False
+    failure: FailureClass | None = None
+    message: str = ""
+    lost: bool = False
+    host: str | None = None
+    pid: int | None = None
+    block: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+class Dispatcher(Protocol):
+    """Carries assignments to workers."""
+
+    @property
+    def virtual(self) -> bool:
+        """Whether durations are virtual: the campaign then depends on no clock."""
+        ...
+
+    def slots(self) -> Mapping[str, int]:
+        """Workers by pool."""
+        ...
+
+    def pool(self, wanted: str) -> str:
+        """The pool that serves for ``wanted``: ``score`` defaults to ``sample``."""
+        ...
+
+    def submit(self, assignment: Assignment) -> None:
+        """Accepts an assignment."""
+        ...
+
+    def wait(self, timeout: float) -> list[Report]:
+        """Reports that have come in; waits for the first at most ``timeout`` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Ends all workers."""
+        ...
+
+
+class InlineDispatcher:
+    """Carries assignments out in this process, one after the other, in the order of their tasks.
+
+    Nothing depends on a clock: budgets are in steps, so that two runs of one seed, or one that was
+    interrupted, give the same rows.
+    """
+
+    virtual = True
+
+    def __init__(self, slots: Mapping[str, int], run: Callable[[Assignment], Report]) -> None:
+        self._slots = dict(slots)
+        self._run = run
+        self._queue: deque[Assignment] = deque()
+
+    def slots(self) -> Mapping[str, int]:
+        """Workers by pool."""
+        return self._slots
+
+    def pool(self, wanted: str) -> str:
+        """The pool that serves for ``wanted``."""
+        return wanted if wanted in self._slots else "sample"
+
+    def submit(self, assignment: Assignment) -> None:
+        """Accepts an assignment."""
+        self._queue.append(assignment)
+
+    def wait(self, timeout: float) -> list[Report]:  # noqa: ARG002
+        """Carries out the oldest assignment."""
+        if not self._queue:
+            return []
+        assignment = min(self._queue, key=lambda a: a.task_id)
+        self._queue.remove(assignment)
+        return [self._run(assignment)]
+
+    def close(self) -> None:
+        """Forgets what was not begun."""
+        self._queue.clear()
+
+
+def here() -> dict[str, str | int]:
+    """Host and process, for reports."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return time.time()

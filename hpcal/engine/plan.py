@@ -1,0 +1,341 @@
+"""The planner: what to do next, as a pure function of a snapshot and the campaign.
+
+It decides when and how much. It never waits, reads no clock and no file, and draws no numbers:
+the same view gives the same actions, in a campaign, a dry run or a simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from hpcal.engine.campaign import CampaignSpec
+from hpcal.engine.view import EnsembleView, View
+from hpcal.store.transitions import EnsembleState
+
+QUEUE_DEPTH = 2
+"""Outstanding labelling tasks per slot: a queued task cannot be called back from Parsl."""
+CANDIDATE_BATCHES = 4
+WAITING_BATCHES = 2
+"""Backpressure: batches of candidates or waiting structures at which sampling stalls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relax:
+    """Relax a seed to a minimum."""
+
+    structure_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """Make first structures around a minimum."""
+
+    entry: int
+    minimum_id: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelChunk:
+    """Label these structures in one task."""
+
+    structure_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the next generation on everything accepted so far."""
+
+    generation: int
+    start_from: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate ensembles on labelled structures; ``decide`` on the promotion of one of them."""
+
+    pairs: tuple[tuple[int, tuple[int, ...]], ...]
+    decide: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawn:
+    """Give birth to walkers."""
+
+    entry: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Advance walkers under an ensemble."""
+
+    entry: int
+    walker_ids: tuple[int, ...]
+    ensemble_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescore:
+    """Score waiting structures again under a new ensemble."""
+
+    structure_ids: tuple[int, ...]
+    ensemble_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Choose a batch among candidates."""
+
+    structure_ids: tuple[int, ...]
+    budget: int
+    ensemble_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """The campaign is done."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fail:
+    """The campaign cannot go on."""
+
+    reason: str
+
+
+Action = Relax | Bootstrap | LabelChunk | Train | Evaluate | Spawn | Sample | Rescore | Select | Finish | Fail
+
+
+def plan(view: View, spec: CampaignSpec) -> list[Action]:
+    """What to do next.
+
+    Args:
+        view: the snapshot.
+        spec: the checked campaign.
+
+    Returns:
+        Actions to record as tasks and dispatch, in order of urgency; empty while all there is to
+        do is under way.
+    """
+    if view.failed_stage is not None:
+        return [Fail(reason=view.failed_stage)]
+    if view.current is None and view.newest is None:
+        return _begin(view, spec)
+    reason = stop_reason(view, spec)
+    if reason is not None:
+        return _close(view, spec, reason)
+    return [
+        *_evaluate(view),
+        *_train(view, spec),
+        *_rescore(view),
+        *_select(view, spec),
+        *_label(view, spec),
+        *_sample(view, spec),
+    ]
+
+
+def stop_reason(view: View, spec: CampaignSpec) -> str | None:
+    """The stop rule that holds, or None."""
+    stop, current, newest = spec.file.stop, view.current, view.newest
+    if stop.labels is not None and view.labels >= stop.labels:
+        return f"label budget: {view.labels} labels accepted"
+    decided = newest is not None and newest.state in (EnsembleState.PROMOTED, EnsembleState.REFUSED)
+    if (
+        stop.generations is not None
+        and newest is not None
+        and decided
+        and newest.generation >= stop.generations
+    ):
+        return f"generations: {newest.generation} trained and evaluated"
+    if stop.quiet_generations is not None and current is not None:
+        rounds = quiet_rounds(current, spec)
+        if rounds >= stop.quiet_generations:
+            return f"quiet: {rounds} generations in a row with hardly a walker over the threshold"
+    if view.audit is not None and view.audit.count >= stop.min_test:
+        target, limit = view.audit.force_rmse, stop.force_rmse_eV_per_A
+        if limit is not None and target <= limit:
+            return f"error target: force RMSE {target:.4f} eV/Å on {view.audit.count} audit test labels"
+        energy, bound = 1000 * view.audit.energy_rmse, stop.energy_rmse_meV_per_atom
+        if bound is not None and energy <= bound:
+            return f"error target: energy RMSE {energy:.2f} meV/atom on {view.audit.count} audit test labels"
+    return None
+
+
+def quiet_rounds(ensemble: EnsembleView, spec: CampaignSpec) -> int:
+    """Quiet rounds in a row, those before this ensemble included.
+
+    A round is ``quiet_walkers`` walkers born under the ensemble that have ended; it is quiet if at
+    most ``quiet_share`` of all ended so far have crossed.
+    """
+    stop = spec.file.stop
+    rounds = ensemble.ended // stop.quiet_walkers
+    if rounds == 0:
+        return ensemble.quiet_rounds
+    if ensemble.crossed > stop.quiet_share * ensemble.ended:
+        return 0
+    return ensemble.quiet_rounds + rounds
+
+
+def _begin(view: View, spec: CampaignSpec) -> list[Action]:
+    """Seeds to minima to bootstrap structures to the first training."""
+    actions: list[Action] = [Relax(structure_ids=(seed,)) for seed in view.seeds]
+    if view.seeds or view.outstanding("relax"):
+        return actions
+    pairs = [
+        (entry, minimum)
+        for entry, block in enumerate(spec.bootstrap)
+        if block.part is not None
+        for minimum in view.minima
+    ]
+    actions += [
+        Bootstrap(entry=entry, minimum_id=minimum, count=count)
+        for entry, minimum in pairs
+        if (entry, minimum) not in view.bootstrapped
+        and (count := _share_of(spec.bootstrap[entry].count, view.minima.index(minimum), len(view.minima)))
+    ]
+    actions += _label(view, spec)
+    if actions or view.outstanding("bootstrap", "label", "train"):
+        return actions
+    if not view.learnable:
+        return [
+            Fail(reason="the bootstrap gave no label to learn from; see `hpcal status` for the rejections")
+        ]
+    return [Train(generation=1, start_from=None)]
+
+
+def _share_of(total: int, index: int, parts: int) -> int:
+    """Part ``index`` of ``total`` things dealt out evenly to ``parts``."""
+    return total // parts + (index < total % parts)
+
+
+def _evaluate(view: View) -> Iterator[Action]:
+    newest = view.newest
+    if newest is None or newest.state is not EnsembleState.TRAINED or view.outstanding("evaluate"):
+        return
+    pairs = tuple((gap.ensemble_id, gap.structure_ids) for gap in view.gaps)
+    yield Evaluate(pairs=pairs, decide=newest.id)
+
+
+def _train(view: View, spec: CampaignSpec) -> Iterator[Action]:
+    newest, current = view.newest, view.current
+    if newest is None or newest.state in (EnsembleState.TRAINING, EnsembleState.TRAINED):
+        return
+    quiet = current is not None and quiet_rounds(current, spec) > current.quiet_rounds
+    settled = quiet and not (view.n_waiting or view.n_claimed or view.n_candidates)
+    if view.learnable >= spec.selection.batch or (settled and view.learnable):
+        yield Train(generation=newest.generation + 1, start_from=None if current is None else current.id)
+
+
+def _rescore(view: View) -> Iterator[Action]:
+    if view.current is not None and view.stale and not view.outstanding("rescore"):
+        yield Rescore(structure_ids=view.stale, ensemble_id=view.current.id)
+
+
+def _select(view: View, spec: CampaignSpec) -> Iterator[Action]:
+    if view.current is None or view.outstanding("select", "rescore") or not view.candidates:
+        return
+    batch = spec.selection.batch
+    idle = view.n_waiting == 0 and not view.outstanding("label")
+    enough = len(view.candidates) >= (max(1, batch // 4) if idle else batch)
+    quiet = quiet_rounds(view.current, spec) > view.current.quiet_rounds
+    budget = min(batch, _open_budget(view, spec) - view.n_waiting)
+    if view.n_waiting < batch and (enough or quiet) and budget > 0:
+        yield Select(structure_ids=view.candidates, budget=budget, ensemble_id=view.current.id)
+
+
+def _open_budget(view: View, spec: CampaignSpec) -> int:
+    """Labels that may still be asked for, those under way taken off."""
+    limit = spec.file.stop.labels
+    return 10**9 if limit is None else limit - view.labels - view.n_claimed
+
+
+def _label(view: View, spec: CampaignSpec) -> Iterator[Action]:
+    slots = view.slots.get("label", 1)
+    tasks = QUEUE_DEPTH * slots - view.pools.get("label", 0)
+    if tasks <= 0:
+        return
+    chosen = _to_label(view, spec)
+    chunk = _chunk(view, spec, len(chosen), slots)
+    for start in range(0, min(len(chosen), tasks * chunk), chunk):
+        yield LabelChunk(structure_ids=tuple(chosen[start : start + chunk]))
+
+
+def _to_label(view: View, spec: CampaignSpec) -> list[int]:
+    """Which structures go next: audit frames as soon as they fall behind their share."""
+    share, open_budget = spec.selection.audit_share, _open_budget(view, spec)
+    learning, audit = list(view.waiting), list(view.waiting_audit)
+    asked, audited = view.labels + view.n_claimed, view.audit_labels
+    chosen: list[int] = []
+    while len(chosen) < open_budget and (learning or audit):
+        if audit and audited + 1 <= share * (asked + 1):
+            chosen.append(audit.pop(0))
+            audited += 1
+        elif learning:
+            chosen.append(learning.pop(0))
+        else:
+            break
+        asked += 1
+    return chosen
+
+
+def _chunk(view: View, spec: CampaignSpec, n: int, slots: int) -> int:
+    """Structures in a task: as many as fill its aimed duration, but work for every slot."""
+    tasks, seconds = spec.file.tasks, view.seconds.get("label")
+    by_time = tasks.max_label_chunk if not seconds else max(1, int(tasks.label_seconds / seconds))
+    return max(1, min(by_time, tasks.max_label_chunk, ceil(n / slots)))
+
+
+def _sample(view: View, spec: CampaignSpec) -> Iterator[Action]:
+    if view.current is None or _stalled(view, spec):
+        return
+    free = view.slots.get("sample", 1) - view.outstanding("sample")
+    for entry, (block, seen) in enumerate(zip(spec.sampling, view.walkers, strict=True)):
+        missing = block.walkers - seen.alive
+        if missing > 0:
+            yield Spawn(entry=entry, count=missing)
+    # The entry whose walkers have waited in greatest number goes first.
+    order = sorted(range(len(view.walkers)), key=lambda e: (-len(view.walkers[e].idle), e))
+    for entry in order[: max(0, free)]:
+        idle = view.walkers[entry].idle
+        if idle:
+            size = _walkers_in_task(spec, entry)
+            yield Sample(entry=entry, walker_ids=idle[:size], ensemble_id=view.current.id)
+
+
+def _walkers_in_task(spec: CampaignSpec, entry: int) -> int:
+    """A batch that advances together and its reserve."""
+    batch: int = getattr(spec.sampling[entry].part.settings, "batch", spec.sampling[entry].walkers)
+    return max(1, round(batch * (1 + spec.file.tasks.reserve)))
+
+
+def _stalled(view: View, spec: CampaignSpec) -> bool:
+    """Whether more samples would only pile up."""
+    batch = spec.selection.batch
+    return (
+        view.n_candidates >= CANDIDATE_BATCHES * batch
+        or view.n_waiting >= WAITING_BATCHES * batch
+        or _open_budget(view, spec) <= view.n_waiting
+    )
+
+
+def _close(view: View, spec: CampaignSpec, reason: str) -> list[Action]:
+    """Drain, learn from the last labels, evaluate every ensemble on all audit labels, finish."""
+    newest = view.newest
+    actions = [*_evaluate(view)]
+    if actions or sum(view.tasks.values()):
+        return actions
+    if newest is not None and newest.state is EnsembleState.TRAINED:
+        return actions
+    closing_training = reason.startswith(("label budget", "quiet")) and view.learnable
+    if closing_training and newest is not None and newest.state is not EnsembleState.FAILED:
+        start = None if view.current is None else view.current.id
+        return [Train(generation=newest.generation + 1, start_from=start)]
+    if view.gaps:
+        pairs = tuple((gap.ensemble_id, gap.structure_ids) for gap in view.gaps)
+        return [Evaluate(pairs=pairs, decide=None)]
+    return [Finish(reason=reason)]

@@ -1,0 +1,259 @@
+"""What the planner asks of the store: heads of queues and counts, each behind a named index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from hpcal.core.walker import Split, WalkerEnd
+from hpcal.store.tables import (
+    DatasetRow,
+    EnsembleRow,
+    LabelRow,
+    ScoreRow,
+    StructureRow,
+    TaskRow,
+    WalkerRow,
+)
+from hpcal.store.transitions import OUTSTANDING, EnsembleState, StructureState, TaskState, WalkerState
+
+BOOTSTRAP_ORIGINS = ("minimum", "bootstrap")
+LEARNING = (Split.TRAIN, Split.VALIDATION)
+AUDITING = (Split.CALIBRATION, Split.TEST)
+BROKEN = tuple(
+    end for end in WalkerEnd if end not in (WalkerEnd.QUIET, WalkerEnd.FULL_TIME, WalkerEnd.CROSSED)
+)
+
+
+def queue(session: Session, state: StructureState, origins: Sequence[str], limit: int) -> tuple[int, ...]:
+    """Head of a queue of structures: highest priority first, then oldest."""
+    rows = session.scalars(
+        select(StructureRow.id)
+        .where(StructureRow.state == state, StructureRow.origin.in_(origins))
+        .order_by(StructureRow.priority.desc(), StructureRow.id)
+        .limit(limit)
+    )
+    return tuple(rows)
+
+
+def count(session: Session, state: StructureState, origins: Sequence[str] | None = None) -> int:
+    """Structures in an unfinished state."""
+    query = select(func.count()).where(StructureRow.state == state)
+    if origins is not None:
+        query = query.where(StructureRow.origin.in_(origins))
+    return session.scalar(query) or 0
+
+
+def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> tuple[int, ...]:
+    """Sampled candidates scored by the given generation; or stale ones, waiting ones included."""
+    states = (StructureState.CANDIDATE, StructureState.WAITING) if stale else (StructureState.CANDIDATE,)
+    scored = StructureRow.scored_generation
+    rows = session.scalars(
+        select(StructureRow.id)
+        .where(
+            StructureRow.state.in_(states),
+            StructureRow.origin == "sample",
+            scored < generation if stale else scored >= generation,
+        )
+        .order_by(StructureRow.id)
+        .limit(limit)
+    )
+    return tuple(rows)
+
+
+def last_commit(session: Session) -> int:
+    """Commit number of the newest label, which is the number of accepted labels."""
+    return session.scalar(select(func.max(LabelRow.seq))) or 0
+
+
+def labels_after(session: Session, seq: int, splits: Sequence[Split]) -> int:
+    """Accepted labels of the splits with a higher commit number."""
+    return session.scalar(select(func.count()).where(LabelRow.split.in_(splits), LabelRow.seq > seq)) or 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outstanding:
+    """Unfinished tasks of one kind in one pool."""
+
+    kind: str
+    pool: str
+    count: int
+
+
+def outstanding(session: Session) -> list[Outstanding]:
+    """Unfinished tasks by kind and pool."""
+    rows = session.execute(
+        select(TaskRow.kind, TaskRow.pool, func.count())
+        .where(TaskRow.state.in_(OUTSTANDING))
+        .group_by(TaskRow.kind, TaskRow.pool)
+    )
+    return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in rows]
+
+
+def seconds_per_unit(session: Session, kinds: Sequence[str], last: int = 20) -> dict[str, float]:
+    """Mean seconds per unit of work over the last tasks of each kind."""
+    measured = {}
+    for kind in kinds:
+        rows = session.execute(
+            select(TaskRow.seconds, TaskRow.units)
+            .where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE)
+            .order_by(TaskRow.id.desc())
+            .limit(last)
+        ).all()
+        seconds, units = sum(r[0] or 0.0 for r in rows), sum(r[1] for r in rows)
+        if units and seconds:
+            measured[kind] = seconds / units
+    return measured
+
+
+def newest_ensemble(session: Session, *states: EnsembleState) -> tuple[EnsembleRow, int] | None:
+    """The ensemble of the highest generation in one of the states, with its data set's last commit."""
+    query = (
+        select(EnsembleRow, DatasetRow.last_seq)
+        .join(DatasetRow, DatasetRow.id == EnsembleRow.dataset_id)
+        .order_by(EnsembleRow.generation.desc(), EnsembleRow.revision.desc())
+        .limit(1)
+    )
+    if states:
+        query = query.where(EnsembleRow.state.in_(states))
+    found = session.execute(query).first()
+    return None if found is None else (found[0], found[1])
+
+
+def walker_ends(session: Session, generation: int) -> tuple[int, int]:
+    """(ended, crossed) learning walkers that were born under a generation."""
+    rows = session.execute(
+        select(WalkerRow.end_reason, func.count())
+        .where(
+            WalkerRow.generation == generation,
+            WalkerRow.state == WalkerState.ENDED,
+            WalkerRow.split.in_(LEARNING),
+        )
+        .group_by(WalkerRow.end_reason)
+    ).all()
+    ends = {reason: int(n) for reason, n in rows}
+    return sum(ends.values()), ends.get(WalkerEnd.CROSSED, 0)
+
+
+def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
+    """Head of the queue of walkers of one sampler; those that wait longest first."""
+    rows = session.scalars(
+        select(WalkerRow.id)
+        .where(WalkerRow.entry == entry, WalkerRow.state == WalkerState.IDLE)
+        .order_by(WalkerRow.step.desc(), WalkerRow.id)
+        .limit(limit)
+    )
+    return tuple(rows)
+
+
+def alive_walkers(session: Session, entry: int) -> int:
+    """Idle and claimed walkers of one sampler."""
+    states = (WalkerState.IDLE, WalkerState.CLAIMED)
+    return (
+        session.scalar(select(func.count()).where(WalkerRow.entry == entry, WalkerRow.state.in_(states))) or 0
+    )
+
+
+def last_ends(session: Session, last: int) -> list[WalkerEnd | None]:
+    """How the youngest ended walkers ended."""
+    rows = session.scalars(
+        select(WalkerRow.end_reason)
+        .where(WalkerRow.state == WalkerState.ENDED)
+        .order_by(WalkerRow.id.desc())
+        .limit(last)
+    )
+    return list(rows)
+
+
+def unevaluated(session: Session, ensemble_id: int, splits: Sequence[Split], limit: int) -> tuple[int, ...]:
+    """Labelled structures of the splits that an ensemble was not evaluated on."""
+    seen = select(ScoreRow.structure_id).where(
+        ScoreRow.ensemble_id == ensemble_id, ScoreRow.purpose == "evaluate"
+    )
+    rows = session.scalars(
+        select(LabelRow.structure_id)
+        .where(LabelRow.split.in_(splits), LabelRow.structure_id.not_in(seen))
+        .order_by(LabelRow.structure_id)
+        .limit(limit)
+    )
+    return tuple(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """Errors of an ensemble on a group of labelled structures; sums let groups be joined."""
+
+    count: int
+    energy_rmse: float
+    force_rmse: float
+
+
+def errors(
+    session: Session, ensemble_id: int, splits: Sequence[Split], among: Sequence[int] | None = None
+) -> Errors | None:
+    """RMSE of energy (eV/atom) and force (eV/Å, all components) of an ensemble, or None without any.
+
+    Args:
+        among: restricts to these structures.
+    """
+    n = StructureRow.n_atoms
+    query = (
+        select(
+            func.count(),
+            func.avg((ScoreRow.energy_error / n) * (ScoreRow.energy_error / n)),
+            func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse) / func.sum(n),
+        )
+        .join(StructureRow, StructureRow.id == ScoreRow.structure_id)
+        .where(
+            ScoreRow.ensemble_id == ensemble_id,
+            ScoreRow.purpose == "evaluate",
+            StructureRow.split.in_(splits),
+        )
+    )
+    if among is not None:
+        query = query.where(ScoreRow.structure_id.in_(among))
+    number, energy, force = session.execute(query).one()
+    if not number or energy is None or force is None:
+        return None
+    return Errors(count=number, energy_rmse=energy**0.5, force_rmse=force**0.5)
+
+
+def evaluated(session: Session, ensemble_id: int, splits: Sequence[Split]) -> list[ScoreRow]:
+    """Evaluations of an ensemble on the splits, in the order of the structures."""
+    return list(
+        session.scalars(
+            select(ScoreRow)
+            .join(StructureRow, StructureRow.id == ScoreRow.structure_id)
+            .where(
+                ScoreRow.ensemble_id == ensemble_id,
+                ScoreRow.purpose == "evaluate",
+                StructureRow.split.in_(splits),
+            )
+            .order_by(ScoreRow.structure_id)
+        )
+    )
+
+
+def ensembles(session: Session, *states: EnsembleState) -> list[EnsembleRow]:
+    """Ensembles in the states, newest first."""
+    return list(
+        session.scalars(
+            select(EnsembleRow)
+            .where(EnsembleRow.state.in_(states))
+            .order_by(EnsembleRow.generation.desc(), EnsembleRow.revision.desc())
+        )
+    )
+
+
+def last_task_states(session: Session, kind: str, last: int) -> list[tuple[TaskState, str | None]]:
+    """State and error of the newest finished tasks of a kind."""
+    rows = session.execute(
+        select(TaskRow.state, TaskRow.error)
+        .where(TaskRow.kind == kind, TaskRow.state.in_((TaskState.DONE, TaskState.FAILED)))
+        .order_by(TaskRow.id.desc())
+        .limit(last)
+    )
+    return [(state, error) for state, error in rows]
