@@ -117,6 +117,7 @@ class StructureRow(Base):
     time_fs: Mapped[float | None]
     scored_generation: Mapped[int | None]
     priority: Mapped[float] = mapped_column(default=0.0)
+    failures: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None]
 
     __table_args__ = (

@@ -1,0 +1,91 @@
+"""Carrying out an assignment on a worker: inputs from a file, results to the spool, a report back."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+from hpcal.core.codec import unpack
+from hpcal.core.deadline import Deadline, StopFile
+from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.engine.dispatch import Assignment, Report, here, now
+from hpcal.engine.spool import SpoolWriter
+from hpcal.engine.work.context import Work, WorkInterrupted
+
+WORK: Final[Mapping[str, str]] = {
+    "relax": "hpcal.engine.work.quantum:relax_seeds",
+    "bootstrap": "hpcal.engine.work.quantum:bootstrap",
+    "label": "hpcal.engine.work.quantum:label",
+    "train": "hpcal.engine.work.learning:train",
+    "evaluate": "hpcal.engine.work.learning:evaluate",
+    "rescore": "hpcal.engine.work.learning:rescore",
+    "select": "hpcal.engine.work.learning:select",
+    "sample": "hpcal.engine.work.sampling:sample",
+}
+"""Kinds of tasks. Imported when first needed: a labelling worker never loads torch."""
+
+
+def run_attempt(assignment: Assignment) -> Report:
+    """Carries out one attempt; never raises, as the report says what went wrong."""
+    start = now()
+
+    def report(message: str = "", **how: object) -> Report:
+        ended = {"start": start, "end": now(), **here(), **how}
+        return Report(attempt_id=assignment.attempt_id, message=message, **ended)  # type: ignore[arg-type]
+
+    try:
+        _carry_out(assignment)
+        return report()
+    except WorkInterrupted:
+        return report("stopped as asked", interrupted=True)
+    except TaskFailure as failure:
+        return report(str(failure), failure=failure.failure_class)
+    except InputError as error:
+        return report(str(error), failure=FailureClass.INPUT)
+    except MemoryError:
+        return report("out of memory; give the pool's workers more of it", failure=FailureClass.RESOURCE)
+    except OSError as error:
+        return report(f"{error}; the disk or file system of the node failed", failure=FailureClass.NODE)
+    except Exception:  # a fault of hpcal or of a plugin must reach the store, whatever it is
+        text = traceback.format_exc()
+        Path(assignment.log).write_text(text, encoding="utf-8")
+        return report(text, failure=FailureClass.BUG)
+    finally:
+        shutil.rmtree(assignment.scratch, ignore_errors=True)
+
+
+def _carry_out(assignment: Assignment) -> None:
+    scratch = Path(assignment.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    inputs = unpack(Path(assignment.payload).read_bytes())
+    stop = StopFile(Path(assignment.stop_file))
+    deadline = Deadline.after(assignment.seconds, steps=assignment.steps, stop=stop)
+    if stop():
+        raise WorkInterrupted
+    spool = Path(assignment.spool)
+    with SpoolWriter(spool, attempt=assignment.attempt_id, epoch=assignment.epoch) as writer:
+        _function(assignment.kind, assignment.threads)(
+            Work(
+                inputs=inputs,
+                spool=writer,
+                deadline=deadline,
+                log=Path(assignment.log),
+                scratch=scratch,
+                threads=assignment.threads,
+                virtual=assignment.steps is not None,
+            )
+        )
+
+
+def _function(kind: str, threads: int) -> Callable[[Work], None]:
+    module, name = WORK[kind].split(":")
+    if not module.endswith("quantum"):
+        import torch
+
+        torch.set_num_threads(threads)
+    function: Callable[[Work], None] = getattr(import_module(module), name)
+    return function

@@ -1,0 +1,135 @@
+"""Writing data sets, shards, ensembles and their members."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hpcal.core.ensemble import EnsembleManifest, MemberFile
+from hpcal.core.protocols import MemberResult, MemberSpec
+from hpcal.store import transitions
+from hpcal.store.rows import blob
+from hpcal.store.tables import DatasetRow, EnsembleRow, ModelRow, ShardRow
+from hpcal.store.transitions import EnsembleState
+
+
+def add_shard(
+    session: Session, *, path: str, sha256: str, first_seq: int, last_seq: int, count: int, level_id: int
+) -> ShardRow:
+    """An immutable file of labelled structures."""
+    row = ShardRow(
+        path=path,
+        sha256=sha256,
+        first_seq=first_seq,
+        last_seq=last_seq,
+        count=count,
+        level_of_theory_id=level_id,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def add_dataset(
+    session: Session, *, generation: int, level_id: int, last_seq: int, n_train: int, n_validation: int
+) -> DatasetRow:
+    """A data set, by its rule."""
+    row = DatasetRow(
+        generation=generation,
+        level_of_theory_id=level_id,
+        last_seq=last_seq,
+        n_train=n_train,
+        n_validation=n_validation,
+        created=time.time(),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def add_ensemble(
+    session: Session,
+    *,
+    generation: int,
+    kind: str,
+    dataset_id: int,
+    predecessor_id: int | None,
+    metric: str,
+    members: Sequence[MemberSpec],
+) -> EnsembleRow:
+    """An ensemble in training, with a row for each member."""
+    row = EnsembleRow(
+        generation=generation,
+        state=EnsembleState.TRAINING,
+        kind=kind,
+        dataset_id=dataset_id,
+        predecessor_id=predecessor_id,
+        metric=metric,
+        created=time.time(),
+    )
+    session.add(row)
+    session.flush()
+    session.add_all(
+        ModelRow(ensemble_id=row.id, member=spec.index, seed=spec.seed, metrics={}) for spec in members
+    )
+    session.flush()
+    return row
+
+
+def add_member(session: Session, ensemble_id: int, result: MemberResult, *, task_id: int) -> None:
+    """A trained member."""
+    row = session.scalars(
+        select(ModelRow).where(ModelRow.ensemble_id == ensemble_id, ModelRow.member == result.index)
+    ).one()
+    row.path, row.sha256 = result.path, result.sha256
+    row.metrics = dict(result.metrics)
+    row.task_id = task_id
+    row.trained_on = blob(list(result.trained_on), "<i8") if result.trained_on else None
+
+
+def members_of(session: Session, ensemble_id: int) -> list[ModelRow]:
+    """Members in the order of their index."""
+    query = select(ModelRow).where(ModelRow.ensemble_id == ensemble_id).order_by(ModelRow.member)
+    return list(session.scalars(query))
+
+
+def manifest_of(session: Session, ensemble: EnsembleRow, folder: str) -> EnsembleManifest:
+    """The manifest of an ensemble whose members are trained.
+
+    Args:
+        folder: the campaign's folder; member paths are stored relative to it.
+    """
+    members = tuple(
+        MemberFile(path=f"{folder}/{m.path}", sha256=m.sha256 or "")
+        for m in members_of(session, ensemble.id)
+        if m.path is not None
+    )
+    info = {
+        "generation": ensemble.generation,
+        "metric": ensemble.metric,
+        "threshold": ensemble.threshold,
+        "bias_width": ensemble.bias_width,
+    }
+    return EnsembleManifest(kind=ensemble.kind, members=members, info=info)
+
+
+def get(session: Session, ensemble_id: int) -> EnsembleRow:
+    """An ensemble by id."""
+    return session.get_one(EnsembleRow, ensemble_id)
+
+
+def dataset_of(session: Session, ensemble: EnsembleRow) -> DatasetRow:
+    """The data set that an ensemble was trained on."""
+    return session.get_one(DatasetRow, ensemble.dataset_id)
+
+
+def move(ensemble: EnsembleRow, new: EnsembleState, **columns: Any) -> None:
+    """Changes the state of an ensemble; further columns by name. Raises TransitionError."""
+    transitions.check(EnsembleState, ensemble.state, new, f"ensemble {ensemble.id}")
+    ensemble.state = new
+    for name, value in columns.items():
+        setattr(ensemble, name, value)

@@ -1,0 +1,510 @@
+"""Read-only questions to the store about a whole campaign: counts, errors, costs.
+
+Counting is left to the database and follows its indexes, so that a status does not become slower
+than the history is long. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from hpcal.core.errors import InputError
+from hpcal.core.walker import Split
+from hpcal.store.tables import (
+    AttemptRow,
+    Campaign,
+    DatasetRow,
+    EnsembleRow,
+    EventRow,
+    LabelRow,
+    LevelOfTheoryRow,
+    RejectionRow,
+    ScoreRow,
+    SelectionRow,
+    StructureRow,
+    TaskRow,
+    WalkerRow,
+)
+from hpcal.store.transitions import EnsembleState, StructureState, TaskState
+
+Counts = dict[tuple[Any, ...], int]
+"""Number of rows for each combination of the grouped columns; words as plain strings."""
+
+ERROR_LENGTH: Final = 400
+"""Characters of an error that are read for grouping failures by cause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignRecord:
+    """The campaign itself; ``level`` is the record of its level of theory, or None."""
+
+    name: str
+    run_id: str
+    hpcal_version: str
+    created: float
+    state: str
+    stop_reason: str | None
+    spec: dict[str, Any]
+    site: dict[str, Any]
+    level: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRecord:
+    """One ensemble with its data set.
+
+    Attributes:
+        labels: accepted labels with a commit number up to the data set's, audit included.
+        closed: when it was decided on, or made where it was not; seconds since the epoch.
+    """
+
+    id: int
+    generation: int
+    revision: int
+    state: str
+    kind: str
+    dataset_id: int
+    labels: int
+    n_train: int
+    n_validation: int
+    created: float
+    closed: float
+    decision: str | None
+    metric: str
+    threshold: float | None
+    bias_width: float | None
+    calibration: dict[str, Any] | None
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it took over."""
+        return self.state == EnsembleState.PROMOTED
+
+    @property
+    def name(self) -> str:
+        """Generation, with the revision where there is one."""
+        return f"{self.generation}.{self.revision}" if self.revision else str(self.generation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Failed tasks of one kind with one cause."""
+
+    kind: str
+    failure_class: str | None
+    cause: str
+    count: int
+    task_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectionCount:
+    """Structures turned away for one reason, with the message of one of them."""
+
+    failure_class: str
+    code: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluations:
+    """Scores of labelled structures, one row for each ensemble and structure; n rows.
+
+    Attributes:
+        structure_id: (n,).
+        ensemble_id: (n,).
+        split: (n,) strings.
+        family: (n,) the walker it comes from, or minus the structure's id where there is none.
+        n_atoms: (n,).
+        formula: (n,) Hill formulas.
+        value: (n,) uncertainty in the unit of the campaign's metric.
+        energy_std: (n,) eV per square root of the number of atoms.
+        force_std: (n,) eV/Å.
+        label_energy: (n,) eV.
+        energy_error: (n,) predicted less labelled, eV; NaN where unknown.
+        force_mae: (n,) over the components of a structure, eV/Å; NaN where a label has no forces.
+        force_rmse: (n,) likewise.
+    """
+
+    structure_id: IntArray
+    ensemble_id: IntArray
+    split: AnyArray
+    family: IntArray
+    n_atoms: IntArray
+    formula: AnyArray
+    value: FloatArray
+    energy_std: FloatArray
+    force_std: FloatArray
+    label_energy: FloatArray
+    energy_error: FloatArray
+    force_mae: FloatArray
+    force_rmse: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.structure_id)
+
+    def where(self, mask: BoolArray) -> Evaluations:
+        """The rows under a (n,) mask."""
+        return Evaluations(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})
+
+    def of(self, ensemble_id: int | None, *splits: Split) -> Evaluations:
+        """The rows of one ensemble on structures of the given splits."""
+        return self.where((self.ensemble_id == ensemble_id) & np.isin(self.split, [str(s) for s in splits]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attempts:
+    """All attempts, in the order of their rows; n rows, times in seconds since the epoch.
+
+    Attributes:
+        executor: (n,) name of the pool.
+        kind: (n,) kind of the task.
+        state: (n,) strings.
+        epoch: (n,) of the controller that sent it.
+        dispatched: (n,).
+        start: (n,) NaN where it has not started, or never told.
+        end: (n,) NaN where it has not ended, or never told.
+        qm_calls: (n,).
+    """
+
+    executor: AnyArray
+    kind: AnyArray
+    state: AnyArray
+    epoch: IntArray
+    dispatched: FloatArray
+    start: FloatArray
+    end: FloatArray
+    qm_calls: IntArray
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    @property
+    def seconds(self) -> FloatArray:
+        """(n,) wall time; 0 where start or end is unknown."""
+        return np.nan_to_num(self.end - self.start, nan=0.0)
+
+
+def campaign(session: Session) -> CampaignRecord:
+    """The campaign. Raises InputError for a store in which none was begun."""
+    row = session.scalars(select(Campaign)).one_or_none()
+    if row is None:
+        raise InputError("this store holds no campaign yet; start it with `hpcal run`")
+    level = session.get(LevelOfTheoryRow, row.level_of_theory_id) if row.level_of_theory_id else None
+    return CampaignRecord(
+        name=row.name,
+        run_id=row.run_id,
+        hpcal_version=row.hpcal_version,
+        created=row.created,
+        state=str(row.state),
+        stop_reason=row.stop_reason,
+        spec=row.spec,
+        site=row.site,
+        level=None if level is None else level.record,
+    )
+
+
+def structure_counts(session: Session) -> Counts:
+    """Structures by (split, state)."""
+    return _counts(session, select(StructureRow.split, StructureRow.state, func.count()))
+
+
+def structure_origins(session: Session) -> Counts:
+    """Structures by (origin, state)."""
+    return _counts(session, select(StructureRow.origin, StructureRow.state, func.count()))
+
+
+def task_counts(session: Session) -> Counts:
+    """Tasks by (kind, state)."""
+    return _counts(session, select(TaskRow.kind, TaskRow.state, func.count()))
+
+
+def walker_counts(session: Session) -> Counts:
+    """Walkers by (state, end reason)."""
+    return _counts(session, select(WalkerRow.state, WalkerRow.end_reason, func.count()))
+
+
+def walker_ends(session: Session) -> Counts:
+    """Walkers by (sampler, split, generation of birth, state, end reason)."""
+    return _counts(
+        session,
+        select(
+            WalkerRow.sampler,
+            WalkerRow.split,
+            WalkerRow.generation,
+            WalkerRow.state,
+            WalkerRow.end_reason,
+            func.count(),
+        ),
+    )
+
+
+def accepted_labels(session: Session) -> Counts:
+    """Accepted labels by (split,); those taken back are not counted."""
+    counts = _counts(session, select(LabelRow.split, func.count()).where(LabelRow.seq.is_not(None)))
+    for split, taken_back in _retracted(session):
+        counts[(str(split),)] -= taken_back
+    return {key: n for key, n in counts.items() if n}
+
+
+def retracted_labels(session: Session) -> int:
+    """Accepted labels that were taken back."""
+    return sum(n for _, n in _retracted(session))
+
+
+def label_origins(session: Session) -> Counts:
+    """Accepted labels by (generation of the structure, origin)."""
+    return _counts(
+        session,
+        select(StructureRow.generation, StructureRow.origin, func.count())
+        .join(LabelRow, LabelRow.structure_id == StructureRow.id)
+        .where(LabelRow.seq.is_not(None), LabelRow.retracted.is_(None)),
+    )
+
+
+def selection_counts(session: Session) -> Counts:
+    """Decisions by (decision, rule)."""
+    return _counts(session, select(SelectionRow.decision, SelectionRow.rule, func.count()))
+
+
+def labels_saved(session: Session) -> Counts:
+    """Structures dropped because a later ensemble was sure of them, by (its generation,)."""
+    return _counts(
+        session,
+        select(EnsembleRow.generation, func.count())
+        .select_from(SelectionRow)
+        .join(EnsembleRow, EnsembleRow.id == SelectionRow.ensemble_id, isouter=True)
+        .where(SelectionRow.decision == "dropped", SelectionRow.rule == "rescore"),
+    )
+
+
+def rejections(session: Session) -> list[RejectionCount]:
+    """Rejections by cause, most frequent first."""
+    number = func.count()
+    rows = session.execute(
+        select(RejectionRow.failure_class, RejectionRow.code, number, func.min(RejectionRow.message))
+        .group_by(RejectionRow.failure_class, RejectionRow.code)
+        .order_by(number.desc(), RejectionRow.code)
+    )
+    return [
+        RejectionCount(failure_class=str(cls), code=code, count=n, example=message)
+        for cls, code, n, message in rows
+    ]
+
+
+def quarantines(session: Session) -> Counts:
+    """Quarantined structures by (reason,)."""
+    return _counts(
+        session,
+        select(StructureRow.reason, func.count()).where(
+            # Naming every split lets the index on (split, state) answer.
+            StructureRow.split.in_(list(Split)),
+            StructureRow.state == StructureState.QUARANTINED,
+        ),
+    )
+
+
+def failures(session: Session) -> list[Failure]:
+    """Failed tasks by kind, class and first line of the error, most frequent first."""
+    error = func.substr(TaskRow.error, 1, ERROR_LENGTH)
+    kinds = [kind for kind, state in task_counts(session) if state == TaskState.FAILED]
+    rows = session.execute(
+        select(TaskRow.kind, TaskRow.failure_class, error, func.count(), func.max(TaskRow.id))
+        .where(TaskRow.kind.in_(kinds), TaskRow.state == TaskState.FAILED)
+        .group_by(TaskRow.kind, TaskRow.failure_class, error)
+    )
+    merged: dict[tuple[str, str | None, str], tuple[int, int]] = {}
+    for kind, failure_class, text, count, task_id in rows:
+        lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+        key = (kind, _word(failure_class), lines[0] if lines else "no error was recorded")
+        known, latest = merged.get(key, (0, 0))
+        merged[key] = (known + count, max(latest, task_id))
+    found = [
+        Failure(kind=kind, failure_class=cls, cause=cause, count=n, task_id=task_id)
+        for (kind, cls, cause), (n, task_id) in merged.items()
+    ]
+    return sorted(found, key=lambda f: (-f.count, f.kind, f.cause))
+
+
+def attempt_endings(session: Session) -> Counts:
+    """Attempts that failed or were lost, by (kind of task, state, exit reason)."""
+    return _counts(
+        session,
+        select(TaskRow.kind, AttemptRow.state, AttemptRow.exit_reason, func.count())
+        .select_from(AttemptRow)
+        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
+        .where(AttemptRow.state.in_([TaskState.FAILED, TaskState.LOST])),
+    )
+
+
+def events(session: Session, last: int) -> list[tuple[float, str, str]]:
+    """The latest events as (time, kind, message), oldest first."""
+    rows = session.execute(
+        select(EventRow.time, EventRow.kind, EventRow.message).order_by(EventRow.id.desc()).limit(last)
+    )
+    return [(time, kind, message) for time, kind, message in rows][::-1]
+
+
+def label_times(session: Session) -> FloatArray:
+    """(n,) when the accepted labels were made, in the order of their commit numbers."""
+    rows = session.scalars(select(LabelRow.created).where(LabelRow.seq.is_not(None)).order_by(LabelRow.seq))
+    return np.array(rows.all(), dtype=np.float64)
+
+
+def ensembles(session: Session) -> list[EnsembleRecord]:
+    """All ensembles in the order of generation and revision."""
+    numbers = _commit_numbers(session)
+    rows = session.execute(
+        select(EnsembleRow, DatasetRow)
+        .join(DatasetRow, DatasetRow.id == EnsembleRow.dataset_id)
+        .order_by(EnsembleRow.generation, EnsembleRow.revision)
+    )
+    return [_ensemble_record(row, dataset, numbers) for row, dataset in rows]
+
+
+def evaluations(session: Session, splits: Sequence[Split]) -> Evaluations:
+    """What every ensemble made of the labelled structures of some splits.
+
+    Of several scores of one structure under one ensemble the latest counts.
+    """
+    known = session.execute(
+        select(
+            StructureRow.id,
+            StructureRow.n_atoms,
+            StructureRow.walker_id,
+            StructureRow.formula,
+            LabelRow.split,
+            LabelRow.energy,
+        )
+        .join(LabelRow, LabelRow.structure_id == StructureRow.id)
+        .where(LabelRow.split.in_(list(splits)), LabelRow.retracted.is_(None))
+        .order_by(StructureRow.id, LabelRow.id)
+    ).all()
+    labelled = {row[0]: row for row in known}
+    scored = session.execute(
+        select(
+            ScoreRow.ensemble_id,
+            ScoreRow.structure_id,
+            ScoreRow.value,
+            ScoreRow.energy_std,
+            ScoreRow.force_std,
+            ScoreRow.energy_error,
+            ScoreRow.force_mae,
+            ScoreRow.force_rmse,
+        )
+        .where(
+            ScoreRow.ensemble_id.in_(session.scalars(select(EnsembleRow.id)).all()),
+            ScoreRow.purpose == "evaluate",
+        )
+        .order_by(ScoreRow.id)
+    )
+    latest = {(row[0], row[1]): row for row in scored if row[1] in labelled}
+    rows = [latest[key] for key in sorted(latest)]
+    structures = [labelled[row[1]] for row in rows]
+    scores = [_floats(row[i] for row in rows) for i in range(2, 8)]
+    return Evaluations(
+        ensemble_id=np.array([row[0] for row in rows], dtype=np.int64),
+        structure_id=np.array([row[1] for row in rows], dtype=np.int64),
+        n_atoms=np.array([s[1] for s in structures], dtype=np.int64),
+        family=np.array([-s[0] if s[2] is None else s[2] for s in structures], dtype=np.int64),
+        formula=np.array([s[3] for s in structures], dtype=str),
+        split=np.array([str(s[4]) for s in structures], dtype=str),
+        label_energy=_floats(s[5] for s in structures),
+        value=scores[0],
+        energy_std=scores[1],
+        force_std=scores[2],
+        energy_error=scores[3],
+        force_mae=scores[4],
+        force_rmse=scores[5],
+    )
+
+
+def attempts(session: Session) -> Attempts:
+    """All attempts with the kind of their task."""
+    rows = session.execute(
+        select(
+            AttemptRow.executor,
+            TaskRow.kind,
+            AttemptRow.state,
+            AttemptRow.epoch,
+            AttemptRow.dispatched,
+            AttemptRow.start,
+            AttemptRow.end,
+            AttemptRow.qm_calls,
+        )
+        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
+        .order_by(AttemptRow.id)
+    ).all()
+    columns = list(zip(*rows, strict=True)) or [()] * 8
+    return Attempts(
+        executor=np.array(columns[0], dtype=str),
+        kind=np.array(columns[1], dtype=str),
+        state=np.array([str(s) for s in columns[2]], dtype=str),
+        epoch=np.array(columns[3], dtype=np.int64),
+        dispatched=_floats(columns[4]),
+        start=_floats(columns[5]),
+        end=_floats(columns[6]),
+        qm_calls=np.array(columns[7], dtype=np.int64),
+    )
+
+
+def _counts(session: Session, query: Select[Any]) -> Counts:
+    """Groups by every column of a query but the last, which counts."""
+    columns = [c for c in query.selected_columns][:-1]
+    rows = session.execute(query.group_by(*columns).order_by(*columns))
+    return {tuple(_word(v) for v in row[:-1]): int(row[-1]) for row in rows}
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value
+
+
+def _floats(values: Iterable[Any]) -> FloatArray:
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _retracted(session: Session) -> list[tuple[Split, int]]:
+    rows = session.execute(
+        select(LabelRow.split, func.count())
+        .where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
+        .group_by(LabelRow.split)
+    )
+    return [(split, n) for split, n in rows]
+
+
+def _commit_numbers(session: Session) -> IntArray:
+    """(n,) commit numbers of accepted labels that still stand, ascending."""
+    numbers = session.scalars(select(LabelRow.seq).where(LabelRow.seq.is_not(None)).order_by(LabelRow.seq))
+    gone = session.scalars(
+        select(LabelRow.seq).where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
+    )
+    return np.setdiff1d(np.array(numbers.all(), dtype=np.int64), np.array(gone.all(), dtype=np.int64))
+
+
+def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, numbers: IntArray) -> EnsembleRecord:
+    return EnsembleRecord(
+        id=row.id,
+        generation=row.generation,
+        revision=row.revision,
+        state=str(row.state),
+        kind=row.kind,
+        dataset_id=row.dataset_id,
+        labels=int(np.searchsorted(numbers, dataset.last_seq, side="right")),
+        n_train=dataset.n_train,
+        n_validation=dataset.n_validation,
+        created=row.created,
+        closed=row.created if row.decided is None else row.decided,
+        decision=row.decision,
+        metric=row.metric,
+        threshold=row.threshold,
+        bias_width=row.bias_width,
+        calibration=row.calibration,
+    )

@@ -1,0 +1,111 @@
+"""Writing tasks and their attempts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from hpcal.core.errors import FailureClass
+from hpcal.store import transitions
+from hpcal.store.tables import AttemptRow, TaskRow
+from hpcal.store.transitions import OUTSTANDING, TaskState
+
+
+def add_task(
+    session: Session, kind: str, pool: str, inputs: Mapping[str, Any], *, units: int, priority: int = 0
+) -> TaskRow:
+    """A new task with frozen inputs (JSON values)."""
+    row = TaskRow(
+        kind=kind,
+        pool=pool,
+        state=TaskState.QUEUED,
+        inputs=dict(inputs),
+        units=units,
+        priority=priority,
+        created=time.time(),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def dispatch(session: Session, task: TaskRow, *, epoch: int, executor: str) -> AttemptRow:
+    """The next attempt at a queued task."""
+    _move(task, TaskState.DISPATCHED)
+    number = session.scalar(select(func.count()).where(AttemptRow.task_id == task.id)) or 0
+    attempt = AttemptRow(
+        task_id=task.id,
+        number=number + 1,
+        epoch=epoch,
+        executor=executor,
+        state=TaskState.DISPATCHED,
+        dispatched=time.time(),
+    )
+    session.add(attempt)
+    session.flush()
+    return attempt
+
+
+def end_attempt(attempt: AttemptRow, state: TaskState, reason: str, **columns: Any) -> None:
+    """How an attempt ended; further columns (host, pid, start, end, qm_calls …) by name."""
+    attempt.state = state
+    attempt.exit_reason = reason
+    for name, value in columns.items():
+        setattr(attempt, name, value)
+
+
+def finish(task: TaskRow, seconds: float | None) -> None:
+    """The task is done."""
+    _move(task, TaskState.DONE)
+    task.finished = time.time()
+    task.seconds = seconds
+
+
+def fail(task: TaskRow, failure_class: FailureClass, error: str) -> None:
+    """The task has failed for good."""
+    _move(task, TaskState.FAILED)
+    task.finished = time.time()
+    task.failure_class = failure_class
+    task.error = error
+
+
+def lose(task: TaskRow) -> None:
+    """The attempt is gone; the task may be tried again."""
+    _move(task, TaskState.LOST)
+
+
+def requeue(task: TaskRow) -> None:
+    """A lost task waits for its next attempt."""
+    _move(task, TaskState.QUEUED)
+
+
+def _move(task: TaskRow, new: TaskState) -> None:
+    transitions.check(TaskState, task.state, new, f"task {task.id}")
+    task.state = new
+
+
+def attempt_and_task(session: Session, attempt_id: int) -> tuple[AttemptRow, TaskRow]:
+    """An attempt and its task."""
+    attempt = session.get_one(AttemptRow, attempt_id)
+    return attempt, session.get_one(TaskRow, attempt.task_id)
+
+
+def unfinished(session: Session, *states: TaskState) -> list[TaskRow]:
+    """Unfinished tasks in the states (or all of them), in the order of their making."""
+    query = select(TaskRow).where(TaskRow.state.in_(states or OUTSTANDING)).order_by(TaskRow.id)
+    return list(session.scalars(query))
+
+
+def open_attempts(session: Session) -> list[AttemptRow]:
+    """Attempts that have not ended as far as the store knows."""
+    query = select(AttemptRow).where(AttemptRow.state == TaskState.DISPATCHED).order_by(AttemptRow.id)
+    return list(session.scalars(query))
+
+
+def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:
+    """Inputs of all tasks of a kind, in the order of their making."""
+    return list(session.scalars(select(TaskRow.inputs).where(TaskRow.kind == kind).order_by(TaskRow.id)))
