@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from hpcal.core.errors import ConfigurationError
-from hpcal.core.plugins import Group, find
+from hpcal.core.errors import PluginError
+from hpcal.core.plugins import Group, find, names
 from hpcal.core.settings import Document, Settings, read_yaml, validate
+from hpcal.labeling.checks import ChecksSettings
+from hpcal.uncertainty.calibration import CalibrationSettings
 
 
 class StructuresBlock(Settings):
@@ -157,7 +159,7 @@ class LabelSpec:
     """A labeler and the policy of its checks."""
 
     part: Part
-    checks: Settings
+    checks: ChecksSettings
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values, for tasks."""
@@ -210,7 +212,7 @@ class CampaignSpec:
     sampling: tuple[SamplingSpec, ...]
     metric: str
     selection: SelectionSpec
-    calibration: Settings
+    calibration: CalibrationSettings
 
     @property
     def name(self) -> str:
@@ -249,8 +251,6 @@ def read_campaign(path: Path) -> CampaignSpec:
 
 def campaign_of(document: Document, folder: Path) -> CampaignSpec:
     """The specification of a parsed campaign file. Raises as :func:`read_campaign`."""
-    from hpcal.uncertainty.calibration import CalibrationSettings
-
     file = validate(CampaignFile, document)
     _check_sources(file, document)
     label = label_spec(document, ("label",), folder)
@@ -294,20 +294,13 @@ def part(
     name = data.pop(key, default)
     if not isinstance(name, str):
         raise document.fault(at, f"{key}: this key is missing; it names the {group.singular}")
-    try:
-        plugin = find(group, name)
-    except ConfigurationError:
-        raise
-    except Exception as error:  # re-raised with its place in the file
-        raise type(error)(str(document.fault((*at, key), str(error)))) from None
+    plugin = _find(group, name, document, (*at, key))
     settings = validate(plugin.Settings, document, {k: v for k, v in data.items() if k not in own}, at)
     return Part(group=group, name=name, settings=_absolute(settings, folder))
 
 
 def label_spec(document: Document, at: tuple[str | int, ...], folder: Path) -> LabelSpec:
     """A labeler's block: ``labeler``, its settings, and ``checks``."""
-    from hpcal.labeling.checks import ChecksSettings
-
     checks = _at(document, at).get("checks", {})
     return LabelSpec(
         part=part(document, at, Group.LABELERS, "labeler", folder, own=frozenset({"checks"})),
@@ -372,8 +365,6 @@ def _sampling(document: Document, at: tuple[str | int, ...], folder: Path) -> Sa
 
 def _stage(document: Document, at: tuple[str | int, ...], sampler: Part, stage: str) -> None:
     if sampler.plugin.stage != stage:
-        from hpcal.core.plugins import names
-
         fitting = [n for n in names(Group.SAMPLERS) if find(Group.SAMPLERS, n).stage == stage]
         raise document.fault(
             (*at, "sampler"),
@@ -383,11 +374,16 @@ def _stage(document: Document, at: tuple[str | int, ...], sampler: Part, stage: 
 
 def _metric(document: Document, file: CampaignFile) -> str:
     name = file.uncertainty.metric
-    try:
-        find(Group.METRICS, name)
-    except Exception as error:  # re-raised with its place in the file
-        raise type(error)(str(document.fault(("uncertainty", "metric"), str(error)))) from None
+    _find(Group.METRICS, name, document, ("uncertainty", "metric"))
     return name
+
+
+def _find(group: Group, name: str, document: Document, at: tuple[str | int, ...]) -> Any:
+    """A plugin; a fault says where in the file it is named."""
+    try:
+        return find(group, name)
+    except PluginError as error:
+        raise PluginError(str(document.fault(at, str(error)))) from None
 
 
 def _selection(document: Document, folder: Path) -> SelectionSpec:

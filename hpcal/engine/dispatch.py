@@ -31,6 +31,7 @@ class Assignment:
         stop_file: its appearance asks for an orderly stop.
         seconds: wall budget, or None.
         steps: budget of steps, or None.
+        virtual: the campaign must not depend on when it is interrupted.
         threads: threads that the work may use.
     """
 
@@ -47,6 +48,7 @@ class Assignment:
     stop_file: str
     seconds: float | None = None
     steps: int | None = None
+    virtual: bool = False
     threads: int = 1
 
 

@@ -128,7 +128,7 @@ def plan(view: View, spec: CampaignSpec) -> list[Action]:
         return _begin(view, spec)
     reason = stop_reason(view, spec)
     if reason is not None:
-        return _close(view, spec, reason)
+        return _close(view, reason)
     return [
         *_evaluate(view),
         *_train(view, spec),
@@ -323,7 +323,7 @@ def _stalled(view: View, spec: CampaignSpec) -> bool:
     )
 
 
-def _close(view: View, spec: CampaignSpec, reason: str) -> list[Action]:
+def _close(view: View, reason: str) -> list[Action]:
     """Drain, learn from the last labels, evaluate every ensemble on all audit labels, finish."""
     newest = view.newest
     actions = [*_evaluate(view)]
@@ -332,7 +332,7 @@ def _close(view: View, spec: CampaignSpec, reason: str) -> list[Action]:
     if newest is not None and newest.state is EnsembleState.TRAINED:
         return actions
     closing_training = reason.startswith(("label budget", "quiet")) and view.learnable
-    if closing_training and newest is not None and newest.state is not EnsembleState.FAILED:
+    if closing_training and newest is not None:
         start = None if view.current is None else view.current.id
         return [Train(generation=newest.generation + 1, start_from=start)]
     if view.gaps:

@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 from hpcal.core import codec
 from hpcal.core.errors import FailureClass, FormatError, TaskFailure
+from hpcal.exchange.atomic import sync_folder
 
 MAGIC: Final = b"hpcalsp"
 VERSION: Final = 1
@@ -110,7 +111,7 @@ class SpoolWriter:
     def _create(self) -> int:
         try:
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except FileExistsError:
             raise TaskFailure(
                 FailureClass.BUG, f"{self._path} exists: another process has run this attempt"
@@ -143,9 +144,7 @@ class SpoolWriter:
             raise self._failed(error) from error
 
     def _flush_in_time(self) -> None:
-        while not self._closing.is_set():
-            self._dirty.wait()
-            self._closing.wait(self._interval)
+        while self._dirty.wait() and not self._closing.wait(self._interval):
             with suppress(TaskFailure):  # kept, and raised by the next append or at the end
                 self.flush()
 
@@ -206,11 +205,3 @@ def _whole_records(data: bytes, at: int) -> tuple[list[bytes], int]:
         payloads.append(payload)
         at = start + length
     return payloads, at
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

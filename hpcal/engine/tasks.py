@@ -28,6 +28,9 @@ WORK: Final[Mapping[str, str]] = {
 }
 """Kinds of tasks. Imported when first needed: a labelling worker never loads torch."""
 
+END: Final = "end"
+"""Key of the last record of an attempt that came to its end."""
+
 
 def run_attempt(assignment: Assignment) -> Report:
     """Carries out one attempt; never raises, as the report says what went wrong."""
@@ -76,9 +79,10 @@ def _carry_out(assignment: Assignment) -> None:
                 log=Path(assignment.log),
                 scratch=scratch,
                 threads=assignment.threads,
-                virtual=assignment.steps is not None,
+                virtual=assignment.virtual,
             )
         )
+        writer.append({END: True})
 
 
 def _function(kind: str, threads: int) -> Callable[[Work], None]:

@@ -67,6 +67,12 @@ class Store:
             self._lease.release(self._engine)
             self._lease = None
 
+    def beat(self) -> None:
+        """Shows that the holder of the lease lives. Raises FencedError if it is another."""
+        with self.write() as session:
+            if self._lease is not None:
+                self._lease.beat(session)
+
     def close(self) -> None:
         """Closes all connections."""
         self._engine.dispose()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core.ensemble import EnsembleManifest, MemberFile
@@ -55,6 +55,7 @@ def add_ensemble(
     session: Session,
     *,
     generation: int,
+    revision: int,
     kind: str,
     dataset_id: int,
     predecessor_id: int | None,
@@ -64,6 +65,7 @@ def add_ensemble(
     """An ensemble in training, with a row for each member."""
     row = EnsembleRow(
         generation=generation,
+        revision=revision,
         state=EnsembleState.TRAINING,
         kind=kind,
         dataset_id=dataset_id,
@@ -133,3 +135,9 @@ def move(ensemble: EnsembleRow, new: EnsembleState, **columns: Any) -> None:
     ensemble.state = new
     for name, value in columns.items():
         setattr(ensemble, name, value)
+
+
+def revisions(session: Session, generation: int) -> int:
+    """Ensembles of a generation so far, failed ones included."""
+    query = select(func.count()).where(EnsembleRow.generation == generation)
+    return session.scalar(query) or 0

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hpcal.core.errors import InputError
@@ -37,6 +37,8 @@ from hpcal.store.transitions import EnsembleState, StructureState, TaskState
 Counts = dict[tuple[Any, ...], int]
 """Number of rows for each combination of the grouped columns; words as plain strings."""
 
+UNFINISHED_CONDITION: Final = "structure.state IN ('candidate', 'waiting', 'claimed')"
+"""The condition of the index ``ix_structure_queue``."""
 ERROR_LENGTH: Final = 400
 """Characters of an error that are read for grouping failures by cause."""
 
@@ -81,6 +83,11 @@ class EnsembleRecord:
     threshold: float | None
     bias_width: float | None
     calibration: dict[str, Any] | None
+
+    @property
+    def trained(self) -> bool:
+        """Whether training came to an end with an ensemble."""
+        return self.state not in (EnsembleState.TRAINING, EnsembleState.FAILED)
 
     @property
     def promoted(self) -> bool:
@@ -130,6 +137,8 @@ class Evaluations:
         force_std: (n,) eV/Å.
         label_energy: (n,) eV.
         energy_error: (n,) predicted less labelled, eV; NaN where unknown.
+        committee_error: (n,) largest error of a member per square root of the number of atoms, eV;
+            NaN where unknown.
         force_mae: (n,) over the components of a structure, eV/Å; NaN where a label has no forces.
         force_rmse: (n,) likewise.
     """
@@ -145,6 +154,7 @@ class Evaluations:
     force_std: FloatArray
     label_energy: FloatArray
     energy_error: FloatArray
+    committee_error: FloatArray
     force_mae: FloatArray
     force_rmse: FloatArray
 
@@ -217,6 +227,15 @@ def structure_counts(session: Session) -> Counts:
     return _counts(session, select(StructureRow.split, StructureRow.state, func.count()))
 
 
+def unfinished_counts(session: Session) -> Counts:
+    """Structures that something still happens to, by (state, origin)."""
+    return _counts(
+        session,
+        # SQLite uses a partial index only where a query repeats its condition word by word.
+        select(StructureRow.state, StructureRow.origin, func.count()).where(text(UNFINISHED_CONDITION)),
+    )
+
+
 def structure_origins(session: Session) -> Counts:
     """Structures by (origin, state)."""
     return _counts(session, select(StructureRow.origin, StructureRow.state, func.count()))
@@ -276,13 +295,17 @@ def selection_counts(session: Session) -> Counts:
 
 
 def labels_saved(session: Session) -> Counts:
-    """Structures dropped because a later ensemble was sure of them, by (its generation,)."""
+    """Structures chosen for a label, then dropped as a later ensemble was sure: by (its generation,)."""
+    before = aliased(SelectionRow)
+    chosen = select(before.id).where(
+        before.structure_id == SelectionRow.structure_id, before.decision == "chosen"
+    )
     return _counts(
         session,
         select(EnsembleRow.generation, func.count())
         .select_from(SelectionRow)
         .join(EnsembleRow, EnsembleRow.id == SelectionRow.ensemble_id, isouter=True)
-        .where(SelectionRow.decision == "dropped", SelectionRow.rule == "rescore"),
+        .where(SelectionRow.decision == "dropped", SelectionRow.rule == "rescore", chosen.exists()),
     )
 
 
@@ -322,8 +345,8 @@ def failures(session: Session) -> list[Failure]:
         .group_by(TaskRow.kind, TaskRow.failure_class, error)
     )
     merged: dict[tuple[str, str | None, str], tuple[int, int]] = {}
-    for kind, failure_class, text, count, task_id in rows:
-        lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    for kind, failure_class, start, count, task_id in rows:
+        lines = [line.strip() for line in (start or "").splitlines() if line.strip()]
         key = (kind, _word(failure_class), lines[0] if lines else "no error was recorded")
         known, latest = merged.get(key, (0, 0))
         merged[key] = (known + count, max(latest, task_id))
@@ -397,6 +420,7 @@ def evaluations(session: Session, splits: Sequence[Split]) -> Evaluations:
             ScoreRow.energy_std,
             ScoreRow.force_std,
             ScoreRow.energy_error,
+            ScoreRow.committee_error,
             ScoreRow.force_mae,
             ScoreRow.force_rmse,
         )
@@ -409,7 +433,7 @@ def evaluations(session: Session, splits: Sequence[Split]) -> Evaluations:
     latest = {(row[0], row[1]): row for row in scored if row[1] in labelled}
     rows = [latest[key] for key in sorted(latest)]
     structures = [labelled[row[1]] for row in rows]
-    scores = [_floats(row[i] for row in rows) for i in range(2, 8)]
+    scores = [_floats(row[i] for row in rows) for i in range(2, 9)]
     return Evaluations(
         ensemble_id=np.array([row[0] for row in rows], dtype=np.int64),
         structure_id=np.array([row[1] for row in rows], dtype=np.int64),
@@ -422,8 +446,9 @@ def evaluations(session: Session, splits: Sequence[Split]) -> Evaluations:
         energy_std=scores[1],
         force_std=scores[2],
         energy_error=scores[3],
-        force_mae=scores[4],
-        force_rmse=scores[5],
+        committee_error=scores[4],
+        force_mae=scores[5],
+        force_rmse=scores[6],
     )
 
 

@@ -137,3 +137,12 @@ def shards(session: Session, level_id: int) -> list[ShardRow]:
     """All shards of a level, oldest first."""
     query = select(ShardRow).where(ShardRow.level_of_theory_id == level_id).order_by(ShardRow.first_seq)
     return list(session.scalars(query))
+
+
+def attempt_of(session: Session, structure_id: int, level_id: int) -> int | None:
+    """The attempt that labelled a structure."""
+    return session.scalar(
+        select(LabelRow.attempt_id).where(
+            LabelRow.structure_id == structure_id, LabelRow.level_of_theory_id == level_id
+        )
+    )

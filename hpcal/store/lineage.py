@@ -90,6 +90,11 @@ def structures_of_walker(session: Session, walker_id: int) -> list[Record]:
     return structures(session, StructureRow.walker_id == walker_id)
 
 
+def children(session: Session, structure_id: int) -> list[Record]:
+    """Structures that were made from a seed or a minimum."""
+    return structures(session, StructureRow.parent_id == structure_id)
+
+
 def structures_of_task(session: Session, task_id: int) -> list[Record]:
     """Structures that a task made."""
     return structures(session, StructureRow.task_id == task_id)
@@ -126,7 +131,7 @@ def scores(session: Session, structure_id: int) -> list[Record]:
     """Scores of a structure in order, each with the generation of its ensemble."""
     names = (
         "id", "ensemble_id", "task_id", "purpose", "metric", "value", "threshold", "energy_std",
-        "force_std", "energy", "energy_error", "force_mae", "force_rmse",
+        "force_std", "energy", "energy_error", "committee_error", "force_mae", "force_rmse",
     )  # fmt: skip
     rows = session.execute(
         select(ScoreRow, EnsembleRow.generation)
@@ -313,9 +318,7 @@ def ensembles_on(session: Session, dataset_id: int) -> list[Record]:
 
 def successors(session: Session, ensemble_id: int) -> list[int]:
     """Ensembles that were compared with this one at their promotion."""
-    return list(
-        session.scalars(select(EnsembleRow.id).where(EnsembleRow.predecessor_id == ensemble_id))
-    )
+    return list(session.scalars(select(EnsembleRow.id).where(EnsembleRow.predecessor_id == ensemble_id)))
 
 
 def ensemble_uses(session: Session, ensemble_id: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hpcal.store.tables import (
     DatasetRow,
     EnsembleRow,
     LabelRow,
+    RejectionRow,
     ScoreRow,
     StructureRow,
     TaskRow,
@@ -20,7 +21,7 @@ from hpcal.store.tables import (
 )
 from hpcal.store.transitions import OUTSTANDING, EnsembleState, StructureState, TaskState, WalkerState
 
-BOOTSTRAP_ORIGINS = ("minimum", "bootstrap")
+BOOTSTRAP_ORIGINS = ("minimum", "given", "bootstrap")
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
 BROKEN = tuple(
@@ -257,3 +258,12 @@ def last_task_states(session: Session, kind: str, last: int) -> list[tuple[TaskS
         .limit(last)
     )
     return [(state, error) for state, error in rows]
+
+
+def rejected_since_label(session: Session) -> tuple[int, str]:
+    """How many structures were turned away since the last label, and one of the reasons."""
+    last = session.scalar(select(func.max(LabelRow.attempt_id))) or 0
+    found = session.execute(
+        select(func.count(), func.max(RejectionRow.message)).where(RejectionRow.attempt_id > last)
+    ).one()
+    return int(found[0]), str(found[1] or "")

@@ -161,3 +161,28 @@ def add_decision(
     session.add(
         SelectionRow(structure_id=structure_id, decision=decision, rule=rule, reason=reason, **columns)
     )
+
+
+def is_evaluated(session: Session, structure_id: int, ensemble_id: int) -> bool:
+    """Whether an ensemble was evaluated on a labelled structure."""
+    found = session.scalar(
+        select(ScoreRow.id)
+        .where(
+            ScoreRow.structure_id == structure_id,
+            ScoreRow.ensemble_id == ensemble_id,
+            ScoreRow.purpose == "evaluate",
+        )
+        .limit(1)
+    )
+    return found is not None
+
+
+def change(session: Session, structure_id: int, **columns: Any) -> None:
+    """Changes columns of a structure other than its state."""
+    session.execute(update(StructureRow).where(StructureRow.id == structure_id).values(**columns))
+
+
+def elements(session: Session) -> tuple[int, ...]:
+    """Atomic numbers of all structures, ascending."""
+    found = session.execute(select(StructureRow.numbers).group_by(StructureRow.formula))
+    return tuple(sorted({int(z) for (numbers,) in found for z in numbers}))

@@ -115,6 +115,7 @@ class StructureRow(Base):
     task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     step: Mapped[int | None]
     time_fs: Mapped[float | None]
+    energy: Mapped[float | None]
     scored_generation: Mapped[int | None]
     priority: Mapped[float] = mapped_column(default=0.0)
     failures: Mapped[int] = mapped_column(default=0)
@@ -215,6 +216,7 @@ class ScoreRow(Base):
     force_std: Mapped[float]
     energy: Mapped[float | None]
     energy_error: Mapped[float | None]
+    committee_error: Mapped[float | None]
     force_mae: Mapped[float | None]
     force_rmse: Mapped[float | None]
 

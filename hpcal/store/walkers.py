@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core.walker import Segment, Split, Walker
@@ -12,6 +14,19 @@ from hpcal.store import transitions
 from hpcal.store.rows import blob, optional_blob, walker_of
 from hpcal.store.tables import LabelRow, SegmentRow, StructureRow, WalkerRow
 from hpcal.store.transitions import WalkerState
+
+
+def add_walker(session: Session, **columns: Any) -> WalkerRow:
+    """A new walker, idle; columns by name."""
+    row = WalkerRow(state=WalkerState.IDLE, created=time.time(), **columns)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def count(session: Session) -> int:
+    """Walkers ever born."""
+    return session.scalar(select(func.max(WalkerRow.id))) or 0
 
 
 def claim(session: Session, ids: Sequence[int]) -> None:
@@ -88,3 +103,9 @@ def seed_pool(session: Session, limit: int) -> list[int]:
 def _move(row: WalkerRow, new: WalkerState) -> None:
     transitions.check(WalkerState, row.state, new, f"walker {row.id}")
     row.state = new
+
+
+def splits_of(session: Session, ids: Sequence[int]) -> dict[int, Split]:
+    """Split of each walker."""
+    rows = session.execute(select(WalkerRow.id, WalkerRow.split).where(WalkerRow.id.in_(ids)))
+    return dict(rows.tuples())

@@ -42,7 +42,7 @@ class Work:
     virtual: bool
 
 
-class WorkInterrupted(Exception):  # noqa: N818
+class WorkInterrupted(Exception):
     """Work stopped before its end because it was asked to; it is to be tried again."""
 
 

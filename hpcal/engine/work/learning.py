@@ -16,6 +16,7 @@ from hpcal.core.protocols import Choice, MemberSpec, Pool, Potential
 from hpcal.core.structure import Structure
 from hpcal.engine.work.context import Work, WorkInterrupted, build, chunks, ensemble_of
 from hpcal.exchange.hdf5 import read_snapshot
+from hpcal.uncertainty.calibration import energy_error, force_rmse
 from hpcal.uncertainty.scorer import EnsembleScorer
 
 
@@ -51,26 +52,34 @@ def evaluate(work: Work) -> None:
         for items in chunks(group["structures"]):
             _stop_if_asked(work)
             batch = batch_of([item["structure"] for item in items], potential)
-            energies = potential.energies(batch).mean(dim=0).cpu().numpy()
+            energies = potential.energies(batch).T.cpu().numpy()
             forces = potential.forces(batch).cpu().numpy()
-            for item, score, energy, force in zip(items, scorer.scores(batch), energies, forces, strict=True):
+            for item, score, members, force in zip(
+                items, scorer.scores(batch), energies, forces, strict=True
+            ):
                 work.spool.append(
                     {
                         "ensemble_id": group["ensemble_id"],
                         "structure_id": item["id"],
                         "scores": score,
-                        **_errors(item, float(energy), force),
+                        **_errors(item, members, force),
                     }
                 )
 
 
-def _errors(item: Mapping[str, Any], energy: float, forces: FloatArray) -> dict[str, Any]:
-    reference = item["forces"]
-    record: dict[str, Any] = {"energy": energy, "energy_error": energy - item["energy"]}
+def _errors(item: Mapping[str, Any], energies: FloatArray, forces: FloatArray) -> dict[str, Any]:
+    """Errors of (M,) member energies and (N, 3) mean forces against the label."""
+    reference, n_atoms = item["forces"], len(item["structure"])
+    energy = float(energies.mean())
+    record: dict[str, Any] = {
+        "energy": energy,
+        "energy_error": energy - item["energy"],
+        "committee_error": energy_error(energies, item["energy"], n_atoms),
+    }
     if reference is not None:
-        difference = forces[: len(reference)] - reference
+        difference = forces[:n_atoms] - reference
         record["force_mae"] = float(np.abs(difference).mean())
-        record["force_rmse"] = float(np.sqrt((difference**2).mean()))
+        record["force_rmse"] = force_rmse(forces[:n_atoms], reference)
     return record
 
 
@@ -127,7 +136,7 @@ def mean_features(structures: Sequence[Structure], potential: Potential) -> Floa
 
 def scorer_of(metric: str, potential: Potential, threshold: float = np.inf) -> EnsembleScorer:
     """The campaign's metric on an ensemble."""
-    return EnsembleScorer(potential, find(Group.METRICS, metric)(), threshold)
+    return EnsembleScorer(potential=potential, metric=find(Group.METRICS, metric)(), threshold=threshold)
 
 
 def batch_of(structures: Sequence[Structure], potential: Potential) -> Batch:

@@ -1,0 +1,193 @@
+"""Turning the planner's actions into rows: tasks with frozen inputs, claims, births."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import singledispatch
+
+from hpcal.core.protocols import MemberSpec
+from hpcal.core.settings import draw
+from hpcal.core.walker import Split
+from hpcal.engine import plan
+from hpcal.engine.context import Context
+from hpcal.engine.splits import audit_steps, walker_split
+from hpcal.engine.streams import derive, stream
+from hpcal.exchange.hdf5 import write_shard
+from hpcal.store import ensembles, labels, queries, structures, tasks, walkers
+from hpcal.store.session import Session
+from hpcal.store.tables import EnsembleRow, TaskRow
+from hpcal.store.transitions import EnsembleState, StructureState
+
+STARTS = 500
+"""Newest labelled structures that walkers start from."""
+
+
+@singledispatch
+def apply(action: object, session: Session, context: Context) -> list[TaskRow]:  # noqa: ARG001
+    """Writes what an action asks for; returns the new tasks."""
+    raise TypeError(f"{type(action).__name__} is no action that makes rows")
+
+
+@apply.register
+def _(action: plan.Relax, session: Session, context: Context) -> list[TaskRow]:
+    structures.move(session, action.structure_ids, StructureState.CLAIMED)
+    return [_task(session, context, "relax", "label", {"structure_ids": action.structure_ids}, units=1)]
+
+
+@apply.register
+def _(action: plan.Bootstrap, session: Session, context: Context) -> list[TaskRow]:
+    return [_task(session, context, "bootstrap", "label", asdict(action), units=action.count)]
+
+
+@apply.register
+def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskRow]:
+    ids = action.structure_ids
+    structures.move(session, ids, StructureState.CLAIMED)
+    return [_task(session, context, "label", "label", {"structure_ids": ids}, units=len(ids), priority=1)]
+
+
+@apply.register
+def _(action: plan.Train, session: Session, context: Context) -> list[TaskRow]:
+    last_seq = queries.last_commit(session)
+    _add_shard(session, context, last_seq)
+    dataset = ensembles.add_dataset(
+        session,
+        generation=action.generation,
+        level_id=context.level_id,
+        last_seq=last_seq,
+        n_train=queries.labels_after(session, 0, (Split.TRAIN,)),
+        n_validation=queries.labels_after(session, 0, (Split.VALIDATION,)),
+    )
+    count = context.spec.potential.build().n_members
+    members = [
+        MemberSpec(index=i, seed=derive(context.spec.seed, "member", dataset.id, i)) for i in range(count)
+    ]
+    ensemble = ensembles.add_ensemble(
+        session,
+        generation=action.generation,
+        revision=ensembles.revisions(session, action.generation),
+        kind=context.spec.potential.name,
+        dataset_id=dataset.id,
+        predecessor_id=action.start_from,
+        metric=context.spec.metric,
+        members=members,
+    )
+    # All members share one worker's descriptors on a laptop; more workers take members of their own.
+    parts = min(context.dispatcher.slots().get("train", 1), count)
+    return [
+        _task(
+            session,
+            context,
+            "train",
+            "train",
+            {"ensemble_id": ensemble.id, "members": [asdict(m) for m in members[part::parts]]},
+            units=len(members[part::parts]),
+        )
+        for part in range(parts)
+    ]
+
+
+def _add_shard(session: Session, context: Context, last_seq: int) -> None:
+    """Writes what was labelled since the last shard into a new one."""
+    known = labels.shards(session, context.level_id)
+    after = known[-1].last_seq if known else 0
+    dataset = labels.dataset_between(session, context.level, context.level_id, after, last_seq)
+    if dataset is None:
+        return
+    path = context.folders.shards / f"{after + 1:08d}-{last_seq:08d}.h5"
+    # A controller killed between file and transaction leaves a file that no row knows.
+    path.unlink(missing_ok=True)
+    digest = write_shard(path, dataset)
+    ensembles.add_shard(
+        session,
+        path=str(path.relative_to(context.folders.root)),
+        sha256=digest,
+        first_seq=after + 1,
+        last_seq=last_seq,
+        count=len(dataset),
+        level_id=context.level_id,
+    )
+
+
+@apply.register
+def _(action: plan.Evaluate, session: Session, context: Context) -> list[TaskRow]:
+    groups = [{"ensemble_id": e, "structure_ids": list(ids)} for e, ids in action.pairs]
+    inputs = {"groups": groups, "decide": action.decide}
+    units = sum(len(ids) for _, ids in action.pairs)
+    return [_task(session, context, "evaluate", "score", inputs, units=max(1, units))]
+
+
+@apply.register
+def _(action: plan.Rescore, session: Session, context: Context) -> list[TaskRow]:
+    return [_task(session, context, "rescore", "score", asdict(action), units=len(action.structure_ids))]
+
+
+@apply.register
+def _(action: plan.Select, session: Session, context: Context) -> list[TaskRow]:
+    return [_task(session, context, "select", "score", asdict(action), units=len(action.structure_ids))]
+
+
+@apply.register
+def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
+    ensemble = _current(session)
+    part = context.spec.sampling[action.entry].part
+    sampler, splits = part.build(), context.spec.file.splits
+    minima = [row.id for row in structures.of_origin(session, "minimum", "given")
+              if row.state is StructureState.LABELLED and row.split is Split.TRAIN]  # fmt: skip
+    starts = sorted({*minima, *walkers.seed_pool(session, STARTS)})
+    for _ in range(action.count):
+        number = walkers.count(session) + 1
+        rng = stream(context.spec.seed, "walker", number)
+        split = walker_split(rng, splits)
+        frames = audit_steps(rng, splits.audit_frames, sampler.steps_full()) if split.audit else ()
+        walkers.add_walker(
+            session,
+            entry=action.entry,
+            sampler=part.name,
+            structure_id=starts[int(rng.integers(len(starts)))],
+            split=split,
+            stream=derive(context.spec.seed, "noise", number),
+            temperature=draw(getattr(part.settings, "temperature_K", 300.0), rng),
+            steps_full=sampler.steps_full(),
+            frames_at=list(frames),
+            parameters={},
+            ensemble_id=ensemble.id,
+            generation=ensemble.generation,
+        )
+    return []
+
+
+@apply.register
+def _(action: plan.Sample, session: Session, context: Context) -> list[TaskRow]:
+    ids, ensemble_id = list(action.walker_ids), action.ensemble_id
+    if context.spec.sampling[action.entry].part.plugin.pins_ensemble:
+        rows = walkers.rows_of(session, ids)
+        pinned = rows[ids[0]].ensemble_id
+        ids = [i for i in ids if rows[i].ensemble_id == pinned]
+        ensemble_id = pinned if pinned is not None else ensemble_id
+    walkers.claim(session, ids)
+    inputs = {"entry": action.entry, "walker_ids": ids, "ensemble_id": ensemble_id}
+    return [_task(session, context, "sample", "sample", inputs, units=len(ids), priority=2)]
+
+
+def _current(session: Session) -> EnsembleRow:
+    found = queries.newest_ensemble(session, EnsembleState.PROMOTED)
+    if found is None:
+        raise LookupError("there is no promoted ensemble")
+    return found[0]
+
+
+def _task(
+    session: Session,
+    context: Context,
+    kind: str,
+    pool: str,
+    inputs: Mapping[str, object],
+    *,
+    units: int,
+    priority: int = 0,
+) -> TaskRow:
+    where = context.dispatcher.pool(pool)
+    frozen = {k: list(v) if isinstance(v, tuple) else v for k, v in inputs.items()}
+    return tasks.add_task(session, kind, where, frozen, units=units, priority=priority)

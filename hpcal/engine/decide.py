@@ -1,0 +1,114 @@
+"""What follows from an evaluation: the threshold of an ensemble, and whether it is promoted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hpcal.core.plugins import Group, find
+from hpcal.core.walker import Split
+from hpcal.engine.context import Context
+from hpcal.engine.plan import quiet_rounds
+from hpcal.engine.promotion import Gate, gate
+from hpcal.engine.snapshot import take
+from hpcal.store import ensembles, queries
+from hpcal.store.database import add_event
+from hpcal.store.session import Session
+from hpcal.store.tables import EnsembleRow, ScoreRow
+from hpcal.store.transitions import EnsembleState
+from hpcal.uncertainty.calibration import Calibration, CalibrationSettings, calibrate
+
+MIN_CALIBRATION: Final = 5
+"""Calibration labels below which the threshold is provisional."""
+
+
+def decide(session: Session, context: Context, ensemble_id: int) -> str:
+    """Sets the threshold of an evaluated ensemble and lets the gate decide; returns the verdict."""
+    ensemble = ensembles.get(session, ensemble_id)
+    if ensemble.state is not EnsembleState.TRAINED:
+        return f"generation {ensemble.generation} was decided before"
+    current = take(session, context).current
+    previous = None if current is None else ensembles.get(session, current.id)
+    verdict = _gate(session, context, ensemble, previous)
+    threshold = _threshold(session, context, ensemble, previous)
+    ensembles.move(
+        ensemble,
+        EnsembleState.PROMOTED if verdict.promoted else EnsembleState.REFUSED,
+        decided=time.time(),
+        decision=verdict.reason,
+        threshold=threshold.value,
+        bias_width=threshold.bias_width,
+        calibration=threshold.record,
+        quiet_rounds=0 if current is None else quiet_rounds(current, context.spec),
+    )
+    word = "promoted" if verdict.promoted else "refused"
+    message = f"generation {ensemble.generation} {word}: {verdict.reason}; {threshold.sentence}"
+    add_event(session, context.store.epoch, word, message, ensemble_id=ensemble.id)
+    return message
+
+
+def _gate(session: Session, context: Context, ensemble: EnsembleRow, previous: EnsembleRow | None) -> Gate:
+    rule = context.spec.file.promotion
+    if previous is None:
+        return gate(None, None, 0, rule)
+    seen = [row.structure_id for row in queries.evaluated(session, ensemble.id, queries.AUDITING)]
+    mine = queries.errors(session, ensemble.id, queries.AUDITING, seen)
+    before = queries.errors(session, previous.id, queries.AUDITING, seen)
+    if mine is None or before is None:
+        return gate(None, 0.0, 0, rule)
+    return gate(mine.force_rmse, before.force_rmse, min(mine.count, before.count), rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """The threshold of an ensemble, the width of its bias, and how they came about."""
+
+    value: float
+    bias_width: float
+    record: dict[str, Any]
+    sentence: str
+
+
+def _threshold(
+    session: Session, context: Context, ensemble: EnsembleRow, previous: EnsembleRow | None
+) -> Threshold:
+    """Stated by the user, calibrated on the audit, or provisional before there is enough of one."""
+    settings, floor = context.spec.calibration, float(find(Group.METRICS, context.spec.metric).floor)
+    audit = queries.evaluated(session, ensemble.id, (Split.CALIBRATION,))
+    provisional = len(audit) < MIN_CALIBRATION
+    if provisional:
+        learned = queries.evaluated(session, ensemble.id, (*queries.LEARNING, *queries.AUDITING))
+        made = _calibrated(learned, settings, None, floor)
+        sentence = f"provisional, on {len(learned)} labels that were learned from: {made.sentence}"
+    else:
+        known = None if previous is None or _was_provisional(previous) else previous.threshold
+        made = _calibrated(audit, settings, known, floor)
+        sentence = made.sentence
+    value, stated = made.threshold, context.spec.file.uncertainty.threshold
+    if stated != "calibrated":
+        value, sentence = float(stated), f"threshold {stated:g} as stated"
+    record = {**asdict(made), "sentence": sentence, "provisional": provisional}
+    return Threshold(value=value, bias_width=made.bias_width, record=record, sentence=sentence)
+
+
+def _was_provisional(ensemble: EnsembleRow) -> bool:
+    return bool((ensemble.calibration or {}).get("provisional", True))
+
+
+def _calibrated(
+    rows: list[ScoreRow], settings: CalibrationSettings, previous: float | None, floor: float
+) -> Calibration:
+    by_force = settings.error_kind == "force_rmse"
+    errors = [row.force_rmse if by_force else row.committee_error for row in rows]
+    known = [i for i, error in enumerate(errors) if error is not None]
+    return calibrate(
+        np.array([rows[i].value for i in known]),
+        np.array([errors[i] for i in known], dtype=np.float64),
+        np.array([rows[i].energy_std for i in known]),
+        settings,
+        previous,
+        metric_floor=floor,
+    )

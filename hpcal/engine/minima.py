@@ -1,0 +1,71 @@
+"""What became of a relaxed seed: a new minimum, a known one, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hpcal.core.errors import FailureClass
+from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
+from hpcal.engine.context import Context
+from hpcal.sampling.relaxation import same_minimum
+from hpcal.store import structures
+from hpcal.store.database import add_event
+from hpcal.store.rows import structure_of
+from hpcal.store.session import Session
+from hpcal.store.tables import StructureRow, TaskRow
+from hpcal.store.transitions import StructureState
+
+BOOTSTRAP_PRIORITY: Final = 1e6
+"""Bootstrap structures are labelled before anything else."""
+
+
+def record_minimum(session: Session, context: Context, task: TaskRow, value: Mapping[str, Any]) -> None:
+    """Writes the result of one relaxation; a minimum that is known already is dropped."""
+    seed = structures.rows_of(session, [value["structure_id"]])[value["structure_id"]]
+    if seed.state is not StructureState.CLAIMED:
+        return
+    if "failure" in value or not value["converged"]:
+        _set_aside(session, context, seed, value)
+        return
+    found: Structure = value["structure"]
+    twin = _known(session, found, value["energy"])
+    note = "" if value["same_bonds"] else "; its bonds changed on the way"
+    row = structures.add_structure(
+        session,
+        found,
+        origin="minimum",
+        state=StructureState.WAITING if twin is None else StructureState.DROPPED,
+        split=Split.TRAIN,
+        parent_id=seed.id,
+        task_id=task.id,
+        energy=value["energy"],
+        priority=BOOTSTRAP_PRIORITY,
+        reason=None
+        if twin is None
+        else f"the same minimum as structure {twin.id}, whose energy and distances agree",
+    )
+    if twin is None:
+        reason = f"minimum relaxed from seed {seed.id} in {value['steps']} steps{note}"
+        structures.add_decision(session, row.id, "bootstrap", "minimum", reason, task_id=task.id)
+    # The seed itself is never labelled: its minimum stands for it.
+    structures.move(session, [seed.id], StructureState.WAITING)
+    structures.move(session, [seed.id], StructureState.DROPPED, reason=f"relaxed to structure {row.id}")
+
+
+def _known(session: Session, found: Structure, energy: float) -> StructureRow | None:
+    for row in structures.of_origin(session, "minimum"):
+        if row.state is StructureState.DROPPED or row.energy is None:
+            continue
+        if same_minimum(structure_of(row), row.energy, found, energy):
+            return row
+    return None
+
+
+def _set_aside(session: Session, context: Context, seed: StructureRow, value: Mapping[str, Any]) -> None:
+    message = value.get("message") or f"the relaxation did not converge in {value['steps']} steps"
+    text = f"seed {seed.id} was not relaxed: {message}"
+    failure = value.get("failure", FailureClass.PHYSICS)
+    add_event(session, context.store.epoch, "relax_failed", text, structure_id=seed.id)
+    structures.move(session, [seed.id], StructureState.QUARANTINED, reason=f"{failure}: {message}")

@@ -1,0 +1,123 @@
+"""Parts that do not fit together are refused before anything runs, with the alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpcal.core.elements import symbol
+from hpcal.core.errors import ConfigurationError, InputError, PluginError
+from hpcal.core.plugins import Group, find, names
+from hpcal.core.protocols import Capabilities, Labeler
+from hpcal.core.structure import Structure, parity_problem
+from hpcal.engine.campaign import CampaignSpec
+
+
+def check_parts(spec: CampaignSpec) -> None:
+    """Metric and samplers against the potential.
+
+    Raises:
+        ConfigurationError: naming the key, the reason and what would fit.
+    """
+    potential = spec.potential.build()
+    capabilities: Capabilities = potential.capabilities()
+    kind = spec.potential.name
+    missing = find(Group.METRICS, spec.metric).requires - capabilities.provides
+    if missing:
+        raise ConfigurationError(
+            f"uncertainty.metric: {spec.metric} needs {', '.join(sorted(missing))}, which potential {kind} "
+            f"does not give; metrics that fit: {_fitting_metrics(capabilities)}"
+        )
+    if potential.n_members < 2:
+        raise ConfigurationError(
+            f"potential.members: {potential.n_members} member has no spread to tell uncertainty by; "
+            "use 2 or more (8 is usual)"
+        )
+    for index, entry in enumerate(spec.sampling):
+        lacking = entry.part.plugin.requires - _properties(capabilities)
+        if lacking:
+            raise ConfigurationError(
+                f"sampling.{index}.sampler: {entry.part.name} needs a potential that is "
+                f"{', '.join(sorted(lacking))}, which {kind} is not; use langevin, or another potential"
+            )
+
+
+def _fitting_metrics(capabilities: Capabilities) -> str:
+    fitting = [n for n in names(Group.METRICS) if find(Group.METRICS, n).requires <= capabilities.provides]
+    return ", ".join(fitting) or "none of those installed"
+
+
+def _properties(capabilities: Capabilities) -> frozenset[str]:
+    return frozenset({"differentiable"} if capabilities.differentiable else set())
+
+
+def check_structures(spec: CampaignSpec, labeler: Labeler, structures: Sequence[Structure]) -> None:
+    """Structures against labeler and potential.
+
+    Raises:
+        InputError: an element that one of them does not cover, electrons that charge and
+            multiplicity cannot have, a periodic structure for a molecular part, or several charge or
+            spin states that the potential cannot tell apart.
+    """
+    for number, structure in enumerate(structures, start=1):
+        problem = parity_problem(structure)
+        if problem is not None:
+            raise InputError(f"structure {number}: {problem}")
+    elements = sorted({int(z) for s in structures for z in s.numbers})
+    uncovered = labeler.missing_elements(elements)
+    if uncovered:
+        listed = ", ".join(symbol(z) for z in uncovered)
+        raise InputError(
+            f"labeler {spec.label.part.name} ({labeler.level}) does not cover {listed}; use a method or "
+            "basis that does"
+        )
+    capabilities: Capabilities = spec.potential.build().capabilities()
+    if capabilities.elements is not None:
+        beyond = [symbol(z) for z in elements if z not in capabilities.elements]
+        if beyond:
+            raise InputError(f"potential {spec.potential.name} does not cover {', '.join(beyond)}")
+    _check_periodic(spec, labeler, capabilities, structures)
+    _check_states(spec, capabilities, structures)
+
+
+def _check_periodic(
+    spec: CampaignSpec, labeler: Labeler, capabilities: Capabilities, structures: Sequence[Structure]
+) -> None:
+    if not any(s.periodic for s in structures):
+        return
+    if not labeler.periodic:
+        raise ConfigurationError(
+            f"label.labeler: {spec.label.part.name} is molecular and a structure is periodic; use xtb"
+        )
+    if not capabilities.periodic:
+        raise ConfigurationError(
+            f"potential.kind: {spec.potential.name} takes molecules only and a structure is periodic"
+        )
+
+
+def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Sequence[Structure]) -> None:
+    if capabilities.charge_aware:
+        return
+    states: dict[str, set[tuple[int, int]]] = {}
+    for s in structures:
+        states.setdefault(s.formula, set()).add((s.charge, s.multiplicity))
+    several = {f: found for f, found in states.items() if len(found) > 1}
+    if several:
+        name, found = next(iter(several.items()))
+        listed = ", ".join(f"charge {c} multiplicity {m}" for c, m in sorted(found))
+        raise ConfigurationError(
+            f"potential.kind: {spec.potential.name} cannot tell charge and spin states of one molecule "
+            f"apart, and {name} occurs with {listed}; run a campaign for each state"
+        )
+
+
+def build_labeler(spec: CampaignSpec) -> Labeler:
+    """The campaign's labeler in this process, for its level of theory and its coverage.
+
+    Raises:
+        PluginError: its package is not installed.
+    """
+    try:
+        labeler: Labeler = spec.label.part.build()
+    except ImportError as error:
+        raise PluginError(f"label.labeler: {spec.label.part.name} cannot be loaded: {error}") from error
+    return labeler

@@ -1,0 +1,165 @@
+"""Taking the planner's snapshot of the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hpcal.core.walker import Split
+from hpcal.engine.context import Context
+from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH
+from hpcal.engine.tasks import WORK
+from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, View
+from hpcal.store import queries, structures, tasks
+from hpcal.store.session import Session
+from hpcal.store.tables import EnsembleRow
+from hpcal.store.transitions import EnsembleState, StructureState, TaskState
+
+ALL_FAILED = 3
+"""Tasks of one kind that fail in a row before the stage counts as failed."""
+ALL_REJECTED = 20
+"""Structures turned away in a row before labelling counts as failed."""
+ALL_BROKEN = 200
+"""Walkers broken in a row before sampling counts as failed."""
+GAP_LIMIT = 20_000
+LEARNED_FROM = 10
+"""Audit labels below which the threshold is provisional, from the labels learned from."""
+
+
+def take(session: Session, context: Context) -> View:
+    """The snapshot for one call of the planner."""
+    spec, dispatcher = context.spec, context.dispatcher
+    current = _ensemble(queries.newest_ensemble(session, EnsembleState.PROMOTED), session)
+    live = tuple(state for state in EnsembleState if state is not EnsembleState.FAILED)
+    newest = _ensemble(queries.newest_ensemble(session, *live), session)
+    kinds: Counter[str] = Counter()
+    pools: Counter[str] = Counter()
+    for row in queries.outstanding(session):
+        kinds[row.kind] += row.count
+        pools[row.pool] += row.count
+    labels = spec.file.tasks.max_label_chunk * QUEUE_DEPTH * dispatcher.slots().get("label", 1)
+    learning = (*queries.BOOTSTRAP_ORIGINS, "sample")
+    generation = current.generation if current is not None else 0
+    waiting, candidate, claimed = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
+    return View(
+        seeds=queries.queue(session, waiting, ("seed",), 1000),
+        minima=_minima(session) if current is None else (),
+        bootstrapped=frozenset(
+            (int(i["entry"]), int(i["minimum_id"])) for i in tasks.inputs_of(session, "bootstrap")
+        )
+        if current is None
+        else frozenset(),
+        waiting=queries.queue(session, waiting, learning, labels),
+        waiting_audit=queries.queue(session, waiting, ("audit",), labels),
+        n_waiting=queries.count(session, waiting, learning),
+        n_bootstrap_open=sum(
+            queries.count(session, state, queries.BOOTSTRAP_ORIGINS) for state in (waiting, claimed)
+        ),
+        candidates=queries.scored_by(
+            session, generation, CANDIDATE_BATCHES * spec.selection.batch, stale=False
+        ),
+        n_candidates=queries.count(session, candidate),
+        stale=queries.scored_by(
+            session, generation, 4 * spec.selection.batch * CANDIDATE_BATCHES, stale=True
+        ),
+        n_claimed=queries.count(session, claimed, (*learning, "audit")),
+        labels=queries.last_commit(session),
+        audit_labels=queries.labels_after(session, 0, queries.AUDITING)
+        + queries.count(session, claimed, ("audit",)),
+        learnable=queries.labels_after(session, newest.last_seq if newest else 0, queries.LEARNING),
+        tasks=kinds,
+        pools=pools,
+        slots=dispatcher.slots(),
+        seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
+        current=current,
+        newest=newest,
+        gaps=_gaps(session, newest),
+        walkers=tuple(
+            EntryView(
+                idle=queries.idle_walkers(session, entry, 4096),
+                alive=queries.alive_walkers(session, entry),
+            )
+            for entry in range(len(spec.sampling))
+        ),
+        audit=_audit(session, current),
+        failed_stage=failed_stage(session),
+    )
+
+
+def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> EnsembleView | None:
+    if found is None:
+        return None
+    row, last_seq = found
+    ended, crossed = queries.walker_ends(session, row.generation)
+    return EnsembleView(
+        id=row.id,
+        generation=row.generation,
+        state=row.state,
+        last_seq=last_seq,
+        quiet_rounds=row.quiet_rounds,
+        ended=ended,
+        crossed=crossed,
+    )
+
+
+def _minima(session: Session) -> tuple[int, ...]:
+    """Where bootstraps start: relaxed minima, or the seeds as given where nothing is relaxed."""
+    gone = (StructureState.DROPPED, StructureState.QUARANTINED)
+    rows = structures.of_origin(session, "minimum", "given")
+    return tuple(row.id for row in rows if row.state not in gone)
+
+
+def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
+    """What evaluations are missing, newest ensemble first.
+
+    An ensemble that waits for its decision also looks at what it learned from while the audit is
+    too small to set a threshold on.
+    """
+    if newest is None:
+        return ()
+    audits = queries.labels_after(session, 0, queries.AUDITING)
+    found = []
+    for row in queries.ensembles(session, *_EVALUATED):
+        splits = [*queries.AUDITING, Split.REFERENCE]
+        if row.id == newest.id and audits < LEARNED_FROM:
+            splits += queries.LEARNING
+        missing = queries.unevaluated(session, row.id, splits, GAP_LIMIT)
+        if missing:
+            found.append(Gap(ensemble_id=row.id, structure_ids=missing))
+    return tuple(found)
+
+
+_EVALUATED = (EnsembleState.TRAINED, EnsembleState.PROMOTED, EnsembleState.REFUSED)
+
+
+def _audit(session: Session, current: EnsembleView | None) -> AuditErrors | None:
+    if current is None:
+        return None
+    errors = queries.errors(session, current.id, (Split.TEST,))
+    if errors is None:
+        return None
+    return AuditErrors(count=errors.count, force_rmse=errors.force_rmse, energy_rmse=errors.energy_rmse)
+
+
+def failed_stage(session: Session) -> str | None:
+    """A sentence if everything in a stage fails: one bad structure never stops a campaign."""
+    for kind in WORK:
+        states = queries.last_task_states(session, kind, ALL_FAILED)
+        if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
+            cause = next((error for _, error in states if error), "no cause was recorded")
+            return f"stage {kind}: the last {ALL_FAILED} tasks failed: {_last_line(cause)}"
+    rejected, example = queries.rejected_since_label(session)
+    if rejected >= ALL_REJECTED:
+        return f"stage label: {rejected} structures in a row were turned away, such as: {example}"
+    ends = queries.last_ends(session, ALL_BROKEN)
+    if len(ends) == ALL_BROKEN and all(end in queries.BROKEN for end in ends):
+        common = Counter(str(end) for end in ends).most_common(1)[0][0]
+        return (
+            f"stage sample: the last {ALL_BROKEN} walkers broke, most often by {common}; use a lower "
+            "temperature, a weaker bias, or a larger bootstrap"
+        )
+    return None
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else text

@@ -1,0 +1,197 @@
+"""Beginning a campaign in a folder, or taking up the one that is there."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcal.core.errors import ConfigurationError, InputError
+from hpcal.core.label import LevelOfTheory
+from hpcal.core.settings import Document
+from hpcal.core.walker import Split
+from hpcal.engine.campaign import CampaignSpec, campaign_of
+from hpcal.engine.context import Context, Folders
+from hpcal.engine.dispatch import Dispatcher
+from hpcal.engine.pairing import build_labeler, check_parts, check_structures
+from hpcal.engine.seeds import Start, load_start
+from hpcal.engine.splits import learning_split
+from hpcal.engine.streams import stream
+from hpcal.store import campaigns, labels, rows, structures
+from hpcal.store.database import STORE_FILE, Store, add_event
+from hpcal.store.session import Session
+from hpcal.store.transitions import CampaignState, StructureState
+
+
+def holds_campaign(root: Path) -> bool:
+    """Whether a folder holds a campaign."""
+    return (root / STORE_FILE).is_file()
+
+
+def check(spec: CampaignSpec) -> tuple[Start, LevelOfTheory]:
+    """Everything that can be wrong with a campaign before it runs.
+
+    Raises:
+        InputError: with one sentence on what and where.
+    """
+    check_parts(spec)
+    labeler = build_labeler(spec)
+    start = load_start(spec, labeler.level)
+    every = [*start.seeds, *(s for s, _ in start.given), *(s for s, _ in start.reference)]
+    check_structures(spec, labeler, every)
+    return start, labeler.level
+
+
+def begin(
+    spec: CampaignSpec, root: Path, dispatcher: Dispatcher, site: Mapping[str, Any]
+) -> tuple[Context, tuple[str, ...]]:
+    """Starts a campaign in a folder; returns it and notes for a person.
+
+    Raises:
+        InputError: the campaign cannot be run as it is written.
+        CampaignHeld: another controller was faster.
+    """
+    start, level = check(spec)
+    folders = Folders(root=root.resolve())
+    folders.make()
+    store = Store.create(folders.root)
+    with store.write() as session:
+        if campaigns.exists(session):
+            raise InputError(f"{root} already holds a campaign")
+        campaigns.add_campaign(
+            session,
+            name=spec.name,
+            spec={**json.loads(json.dumps(spec.raw)), "name": spec.name},
+            spec_folder=str(spec.folder),
+            site=site,
+        )
+        level_id = rows.level_id(session, level)
+        campaigns.campaign(session).level_of_theory_id = level_id
+        _add_start(session, spec, start, level_id)
+    store.acquire()
+    context = Context(
+        spec=spec,
+        store=store,
+        folders=folders,
+        dispatcher=dispatcher,
+        level=level,
+        level_id=level_id,
+        elements=start.elements,
+    )
+    return context, start.notes
+
+
+def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int) -> None:
+    origin = "seed" if spec.relaxes else "given"
+    for seed in start.seeds:
+        structures.add_structure(
+            session, seed, origin=origin, state=StructureState.WAITING, split=Split.TRAIN, priority=1e6
+        )
+    for number, (structure, label) in enumerate(start.given):
+        split = learning_split(stream(spec.seed, "given", number), spec.file.splits)
+        row = structures.add_structure(
+            session, structure, origin="file", state=StructureState.LABELLED, split=split
+        )
+        labels.add_label(session, row, label, level_id=level_id, attempt_id=None)
+    for structure, label in start.reference:
+        row = structures.add_structure(
+            session, structure, origin="reference", state=StructureState.LABELLED, split=Split.REFERENCE
+        )
+        labels.add_label(session, row, label, level_id=level_id, attempt_id=None, counted=False)
+
+
+def take_up(
+    root: Path,
+    dispatcher: Dispatcher,
+    *,
+    spec: CampaignSpec | None = None,
+    accept_changes: bool = False,
+    site: Mapping[str, Any] | None = None,
+) -> Context:
+    """Takes up the campaign of a folder.
+
+    Args:
+        spec: the campaign file of now, to be compared with the recorded one; None to go on as recorded.
+        accept_changes: go on with a changed file.
+        site: the site of now, recorded in place of the former.
+
+    Raises:
+        ConfigurationError: the file has changed and that is not accepted.
+        CampaignHeld: another controller holds the campaign.
+    """
+    folders = Folders(root=root.resolve())
+    store = Store.open(folders.root)
+    recorded = recorded_spec(store)
+    if spec is not None and not accept_changes:
+        refuse_changes(recorded, spec)
+    chosen = spec if spec is not None else recorded
+    store.acquire()
+    folders.make()
+    level = build_labeler(chosen).level
+    with store.write() as session:
+        row = campaigns.campaign(session)
+        if row.level_of_theory_id is None:
+            raise InputError(f"{root} holds a campaign that was never begun; remove the folder")
+        recorded_level = labels.level_by_id(session, row.level_of_theory_id)
+        if recorded_level != level:
+            raise ConfigurationError(_other_level(recorded_level, level))
+        if spec is not None and difference(recorded, spec):
+            row.spec = {**json.loads(json.dumps(spec.raw)), "name": spec.name}
+            add_event(session, store.epoch, "changed", "\n".join(difference(recorded, spec)))
+        if site is not None:
+            row.site = dict(site)
+        level_id = row.level_of_theory_id
+        numbers = structures.elements(session)
+    return Context(
+        spec=chosen,
+        store=store,
+        folders=folders,
+        dispatcher=dispatcher,
+        level=level,
+        level_id=level_id,
+        elements=numbers,
+    )
+
+
+def recorded_spec(store: Store) -> CampaignSpec:
+    """The campaign that a store records."""
+    with store.session() as session:
+        row = campaigns.campaign(session)
+        return campaign_of(Document(row.spec, {}, "the recorded campaign"), Path(row.spec_folder))
+
+
+def recorded_state(store: Store) -> tuple[CampaignState, str | None]:
+    """State of the campaign of a store, and why it stopped."""
+    with store.session() as session:
+        row = campaigns.campaign(session)
+        return row.state, row.stop_reason
+
+
+def difference(old: CampaignSpec, new: CampaignSpec) -> list[str]:
+    """Lines that differ between two campaign files, comments and order aside."""
+    texts = [yaml.safe_dump(dict(s.raw), sort_keys=True).splitlines() for s in (old, new)]
+    lines = difflib.unified_diff(texts[0], texts[1], lineterm="", n=0)
+    return [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+
+
+def refuse_changes(old: CampaignSpec, new: CampaignSpec) -> None:
+    """Raises ConfigurationError with the difference if the campaign file has changed."""
+    changed = difference(old, new)
+    if changed:
+        raise ConfigurationError(
+            "the campaign file differs from the one that this folder was started with:\n  "
+            + "\n  ".join(changed)
+            + "\ngive --accept-changes to go on with it, or another --dir to start afresh"
+        )
+
+
+def _other_level(recorded: LevelOfTheory, now: LevelOfTheory) -> str:
+    return (
+        f"the labels of this campaign are {recorded}, version {recorded.version}, and the labeler here "
+        f"gives {now}, version {now.version}; two levels of theory are never mixed in one target: "
+        "install the same version, or start a new campaign"
+    )
