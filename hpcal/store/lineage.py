@@ -14,8 +14,6 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core import elements
-from hpcal.core.arrays import IntArray
-from hpcal.core.walker import Split
 from hpcal.store.rows import array, optional_array, structure_of
 from hpcal.store.tables import (
     AttemptRow,
@@ -30,7 +28,6 @@ from hpcal.store.tables import (
     ScoreRow,
     SegmentRow,
     SelectionRow,
-    ShardRow,
     StructureRow,
     TaskRow,
     WalkerRow,
@@ -69,7 +66,7 @@ def structure(session: Session, structure_id: int) -> Record | None:
         "time_fs", "scored_generation",
     )  # fmt: skip
     value = structure_of(row)
-    return _record(row, *names) | {
+    return record(row, *names) | {
         "symbols": [elements.symbol(int(z)) for z in value.numbers],
         "positions": value.positions.tolist(),
         "cell": None if value.cell is None else value.cell.tolist(),
@@ -83,6 +80,12 @@ def structures(session: Session, *where: ColumnElement[bool]) -> list[Record]:
     columns = [getattr(StructureRow, name) for name in names]
     rows = session.execute(select(*columns).where(*where).order_by(StructureRow.id).limit(LISTED))
     return [{name: _plain(v) for name, v in zip(names, row, strict=True)} for row in rows]
+
+
+def short_structure(session: Session, structure_id: int | None) -> Record | None:
+    """A structure in short form, or None."""
+    found = structures(session, StructureRow.id == structure_id) if structure_id is not None else []
+    return found[0] if found else None
 
 
 def structures_of_walker(session: Session, walker_id: int) -> list[Record]:
@@ -108,7 +111,7 @@ def walker(session: Session, walker_id: int | None) -> Record | None:
         "ensemble_id", "step", "steps_full", "frames_at", "created", "end_reason", "end_detail",
         "end_generation",
     )  # fmt: skip
-    return None if row is None else _renamed(_record(row, *names), structure_id="seed_structure_id")
+    return None if row is None else _renamed(record(row, *names), structure_id="seed_structure_id")
 
 
 def segment(session: Session, segment_id: int | None) -> Record | None:
@@ -140,7 +143,7 @@ def scores(session: Session, structure_id: int) -> list[Record]:
         .order_by(ScoreRow.id)
     )
     return [
-        _record(row, *names)
+        record(row, *names)
         | {
             "generation": generation,
             "above_threshold": None if row.threshold is None else row.value > row.threshold,
@@ -158,7 +161,7 @@ def selections(session: Session, structure_id: int) -> list[Record]:
     rows = session.scalars(
         select(SelectionRow).where(SelectionRow.structure_id == structure_id).order_by(SelectionRow.id)
     )
-    return [_record(row, *names) for row in rows]
+    return [record(row, *names) for row in rows]
 
 
 def task(session: Session, task_id: int | None, *, inputs: bool = False) -> Record | None:
@@ -170,7 +173,7 @@ def task(session: Session, task_id: int | None, *, inputs: bool = False) -> Reco
     )  # fmt: skip
     if row is None:
         return None
-    return _record(row, *names) | ({"inputs": row.inputs} if inputs else {})
+    return record(row, *names) | ({"inputs": row.inputs} if inputs else {})
 
 
 def attempts(session: Session, task_id: int) -> list[Record]:
@@ -205,7 +208,7 @@ def labels(session: Session, structure_id: int) -> list[Record]:
         .order_by(LabelRow.seq.is_(None), LabelRow.id)
     )
     return [
-        _record(row, *names) | _forces(row) | {"level": level.record, "level_hash": level.hash}
+        record(row, *names) | _forces(row) | {"level": level.record, "level_hash": level.hash}
         for row, level in rows
     ]
 
@@ -219,159 +222,14 @@ def rejections(session: Session, structure_id: int) -> list[Record]:
     rows = session.scalars(
         select(RejectionRow).where(RejectionRow.structure_id == structure_id).order_by(RejectionRow.id)
     )
-    return [_record(row, *names) for row in rows]
-
-
-def datasets_with(session: Session, label: Record) -> list[Record]:
-    """Data sets whose rule takes in a label, oldest first; none for labels that never train."""
-    if label["seq"] is None or not Split(label["split"]).learns:
-        return []
-    rows = session.scalars(
-        select(DatasetRow)
-        .where(
-            DatasetRow.last_seq >= label["seq"],
-            DatasetRow.level_of_theory_id == label["level_of_theory_id"],
-        )
-        .order_by(DatasetRow.id)
-    )
-    return [_dataset(row) | {"split": label["split"]} for row in rows]
-
-
-def models_trained_on(session: Session, label: Record) -> list[Record]:
-    """Members whose bag holds the structure of a label; a member without a list saw all of train."""
-    ids = [dataset["id"] for dataset in datasets_with(session, label)]
-    rows = session.execute(
-        select(ModelRow, EnsembleRow)
-        .join(EnsembleRow, EnsembleRow.id == ModelRow.ensemble_id)
-        .where(EnsembleRow.dataset_id.in_(ids))
-        .order_by(ModelRow.id)
-    ).yield_per(16)
-    found = []
-    for row, ensemble in rows:
-        bag = _bag(row)
-        seen = label["split"] == Split.TRAIN if bag is None else bool((bag == label["structure_id"]).any())
-        if seen:
-            found.append(
-                _record(row, "id", "ensemble_id", "member", "seed")
-                | {"generation": ensemble.generation, "dataset_id": ensemble.dataset_id}
-            )
-    return found
+    return [record(row, *names) for row in rows]
 
 
 def events(session: Session, *, structure_id: int | None = None, task_id: int | None = None) -> list[Record]:
     """Events of a structure or a task, in order."""
     column = EventRow.task_id == task_id if structure_id is None else EventRow.structure_id == structure_id
     rows = session.scalars(select(EventRow).where(column).order_by(EventRow.id).limit(LISTED))
-    return [_record(row, "id", "time", "kind", "message", "data", "task_id", "structure_id") for row in rows]
-
-
-def dataset(session: Session, dataset_id: int) -> Record | None:
-    """A data set, or None."""
-    row = session.get(DatasetRow, dataset_id)
-    if row is None:
-        return None
-    level = session.get(LevelOfTheoryRow, row.level_of_theory_id)
-    return _dataset(row) | {"level": None if level is None else level.record}
-
-
-def dataset_composition(session: Session, record: Record) -> dict[str, dict[str, int]]:
-    """Structures of a data set by split and origin, those taken back left out."""
-    rows = session.execute(
-        select(LabelRow.split, StructureRow.origin, func.count())
-        .join(StructureRow, StructureRow.id == LabelRow.structure_id)
-        .where(*_rule(record), LabelRow.retracted.is_(None))
-        .group_by(LabelRow.split, StructureRow.origin)
-        .order_by(LabelRow.split, StructureRow.origin)
-    )
-    found: dict[str, dict[str, int]] = {}
-    for split, origin, n in rows:
-        found.setdefault(str(split), {})[origin] = n
-    return found
-
-
-def dataset_shards(session: Session, record: Record) -> list[Record]:
-    """Shards that hold labels of a data set."""
-    rows = session.scalars(
-        select(ShardRow)
-        .where(
-            ShardRow.first_seq <= record["last_seq"],
-            ShardRow.level_of_theory_id == record["level_of_theory_id"],
-        )
-        .order_by(ShardRow.id)
-    )
-    return [_record(row, "id", "path", "sha256", "first_seq", "last_seq", "count") for row in rows]
-
-
-def ensemble(session: Session, ensemble_id: int | None) -> Record | None:
-    """An ensemble, or None."""
-    row = session.get(EnsembleRow, ensemble_id) if ensemble_id is not None else None
-    return None if row is None else _ensemble(row)
-
-
-def ensembles_on(session: Session, dataset_id: int) -> list[Record]:
-    """Ensembles that were trained on a data set."""
-    rows = session.scalars(
-        select(EnsembleRow).where(EnsembleRow.dataset_id == dataset_id).order_by(EnsembleRow.id)
-    )
-    return [_ensemble(row) for row in rows]
-
-
-def successors(session: Session, ensemble_id: int) -> list[int]:
-    """Ensembles that were compared with this one at their promotion."""
-    return list(session.scalars(select(EnsembleRow.id).where(EnsembleRow.predecessor_id == ensemble_id)))
-
-
-def ensemble_uses(session: Session, ensemble_id: int) -> dict[str, Any]:
-    """What an ensemble was used for: scores, decisions, segments and walkers, counted."""
-    return {
-        "scores": _by_word(
-            session,
-            select(ScoreRow.purpose, func.count()).where(ScoreRow.ensemble_id == ensemble_id),
-        ),
-        "selection": _by_word(
-            session,
-            select(SelectionRow.decision, func.count()).where(SelectionRow.ensemble_id == ensemble_id),
-        ),
-        "segments": _number(session, SegmentRow, SegmentRow.ensemble_id == ensemble_id),
-        "walkers": _number(session, WalkerRow, WalkerRow.ensemble_id == ensemble_id),
-    }
-
-
-def model(session: Session, model_id: int) -> Record | None:
-    """A member of an ensemble, or None."""
-    row = session.get(ModelRow, model_id)
-    return None if row is None else _model(row)
-
-
-def members(session: Session, ensemble_id: int) -> list[Record]:
-    """Members of an ensemble."""
-    rows = session.scalars(
-        select(ModelRow).where(ModelRow.ensemble_id == ensemble_id).order_by(ModelRow.member)
-    )
-    return [_model(row) for row in rows]
-
-
-def models_of_task(session: Session, task_id: int) -> list[Record]:
-    """Members that a task trained."""
-    rows = session.scalars(select(ModelRow).where(ModelRow.task_id == task_id).order_by(ModelRow.id))
-    return [_model(row) for row in rows]
-
-
-def trained_on(session: Session, model_id: int, dataset: Record) -> tuple[bool, IntArray]:
-    """Whether a member's bag is recorded, and the distinct structures that it learnt from.
-
-    Without a record of its own a member saw all training structures of its data set.
-    """
-    row = session.get(ModelRow, model_id)
-    bag = None if row is None else _bag(row)
-    if bag is not None:
-        return True, np.unique(bag)
-    ids = session.scalars(
-        select(LabelRow.structure_id)
-        .where(*_rule(dataset, Split.TRAIN), LabelRow.retracted.is_(None))
-        .order_by(LabelRow.structure_id)
-    )
-    return False, np.array(ids.all(), dtype=np.int64)
+    return [record(row, "id", "time", "kind", "message", "data", "task_id", "structure_id") for row in rows]
 
 
 def products(session: Session, task_id: int) -> dict[str, Any]:
@@ -389,21 +247,22 @@ def products(session: Session, task_id: int) -> dict[str, Any]:
     return {
         "labelled": list(labelled),
         "rejected": [{"structure_id": i, "code": code} for i, code in turned_away],
-        "scores": _by_word(
-            session, select(ScoreRow.purpose, func.count()).where(ScoreRow.task_id == task_id)
-        ),
-        "selection": _by_word(
+        "scores": by_word(session, select(ScoreRow.purpose, func.count()).where(ScoreRow.task_id == task_id)),
+        "selection": by_word(
             session, select(SelectionRow.decision, func.count()).where(SelectionRow.task_id == task_id)
         ),
     }
 
 
-def _rule(dataset: Record, *splits: Split) -> tuple[ColumnElement[bool], ...]:
-    return (
-        LabelRow.split.in_(splits or (Split.TRAIN, Split.VALIDATION)),
-        LabelRow.seq <= dataset["last_seq"],
-        LabelRow.level_of_theory_id == dataset["level_of_theory_id"],
-    )
+def record(row: Base, *names: str) -> Record:
+    """Columns of a row by name."""
+    return {name: _plain(getattr(row, name)) for name in names}
+
+
+def by_word(session: Session, query: Select[*tuple[Any, ...]]) -> dict[str, int]:
+    """Rows counted by the first column of a query; the last one counts."""
+    column = next(iter(query.selected_columns))
+    return {str(word): int(n) for word, n in session.execute(query.group_by(column).order_by(column))}
 
 
 def _label_tasks(session: Session, structure_id: int) -> set[int]:
@@ -424,7 +283,7 @@ def _attempts(session: Session, where: ColumnElement[bool]) -> list[Record]:
     )  # fmt: skip
     rows = session.scalars(select(AttemptRow).where(where).order_by(AttemptRow.id))
     return [
-        _record(row, *names)
+        record(row, *names)
         | {"seconds": None if row.start is None or row.end is None else row.end - row.start}
         for row in rows
     ]
@@ -444,7 +303,7 @@ def _segments(session: Session, where: ColumnElement[bool]) -> list[Record]:
         .limit(LISTED)
     )
     return [
-        _record(row, *names) | {"task_id": task_id, "generation": generation}
+        record(row, *names) | {"task_id": task_id, "generation": generation}
         for row, task_id, generation in rows
     ]
 
@@ -459,46 +318,9 @@ def _forces(row: LabelRow) -> Record:
     }
 
 
-def _dataset(row: DatasetRow) -> Record:
-    return _record(
-        row, "id", "generation", "level_of_theory_id", "last_seq", "n_train", "n_validation", "created"
-    )
-
-
-def _ensemble(row: EnsembleRow) -> Record:
-    names = (
-        "id", "generation", "revision", "state", "kind", "dataset_id", "predecessor_id", "hash", "path",
-        "created", "decided", "decision", "metric", "threshold", "bias_width", "calibration",
-        "quiet_rounds",
-    )  # fmt: skip
-    return _record(row, *names)
-
-
-def _model(row: ModelRow) -> Record:
-    return _record(row, "id", "ensemble_id", "member", "seed", "task_id", "path", "sha256", "metrics")
-
-
-def _bag(row: ModelRow) -> IntArray | None:
-    return None if row.trained_on is None else np.frombuffer(row.trained_on, dtype="<i8")
-
-
-def _by_word(session: Session, query: Select[Any]) -> dict[str, int]:
-    """Rows counted by the first column of a query; the last one counts."""
-    column = next(iter(query.selected_columns))
-    return {str(word): int(n) for word, n in session.execute(query.group_by(column).order_by(column))}
-
-
-def _number(session: Session, table: type[Base], where: ColumnElement[bool]) -> int:
-    return int(session.scalar(select(func.count()).select_from(table).where(where)) or 0)
-
-
-def _record(row: Base, *names: str) -> Record:
-    return {name: _plain(getattr(row, name)) for name in names}
-
-
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _renamed(record: Record, **names: str) -> Record:
-    return {names.get(key, key): value for key, value in record.items()}
+def _renamed(values: Record, **names: str) -> Record:
+    return {names.get(key, key): value for key, value in values.items()}

@@ -67,7 +67,7 @@ def move(
         states = dict(
             session.execute(
                 select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(wanted))
-            ).tuples()
+            ).tuples().all()
         )
         bad = next((i for i in wanted if states.get(i) != new), wanted[0])
         raise TransitionError(f"structure {bad} cannot go from {states.get(bad)} to {new}")
@@ -76,7 +76,7 @@ def move(
 def states_of(session: Session, ids: Sequence[int]) -> dict[int, StructureState]:
     """State of each structure."""
     rows = session.execute(select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(ids)))
-    return dict(rows.tuples())
+    return dict(rows.tuples().all())
 
 
 def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Structure]]:

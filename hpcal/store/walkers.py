@@ -108,4 +108,4 @@ def _move(row: WalkerRow, new: WalkerState) -> None:
 def splits_of(session: Session, ids: Sequence[int]) -> dict[int, Split]:
     """Split of each walker."""
     rows = session.execute(select(WalkerRow.id, WalkerRow.split).where(WalkerRow.id.in_(ids)))
-    return dict(rows.tuples())
+    return dict(rows.tuples().all())

@@ -1,0 +1,222 @@
+"""Shards: immutable HDF5 files of labelled structures, named by the hash of their bytes.
+
+A shard holds the flat arrays of :class:`~hpcal.core.dataset.Dataset`, one HDF5 data set each,
+with its unit and the level of theory as attributes. Equal data give equal bytes (no times are
+stored), so equal data have one hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from hpcal.core import elements
+from hpcal.core.arrays import AnyArray
+from hpcal.core.dataset import Dataset
+from hpcal.core.errors import FormatError
+from hpcal.core.label import Label, LevelOfTheory
+from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
+from hpcal.exchange.atomic import replacing
+
+FORMAT: Final = "hpcal labelled structures"
+VERSION: Final = 1
+_SPLITS: Final = tuple(str(split) for split in Split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """How one array of a data set is stored: dtype, unit, and its shape in n and A."""
+
+    dtype: str
+    unit: str
+    shape: tuple[str | int, ...]
+
+
+_FIELDS: Final[dict[str, _Field]] = {
+    "ids": _Field(dtype="<i8", unit="", shape=("n",)),
+    "splits": _Field(dtype="|u1", unit="", shape=("n",)),
+    "offsets": _Field(dtype="<i8", unit="", shape=("n+1",)),
+    "numbers": _Field(dtype="|u1", unit="", shape=("A",)),
+    "positions": _Field(dtype="<f8", unit="Å", shape=("A", 3)),
+    "energies": _Field(dtype="<f8", unit="eV", shape=("n",)),
+    "forces": _Field(dtype="<f8", unit="eV/Å", shape=("A", 3)),
+    "charges": _Field(dtype="<i8", unit="e", shape=("n",)),
+    "multiplicities": _Field(dtype="<i8", unit="", shape=("n",)),
+    "cells": _Field(dtype="<f8", unit="Å", shape=("n", 3, 3)),
+    "pbc": _Field(dtype="|u1", unit="", shape=("n", 3)),
+}
+
+
+def write_shard(path: Path, dataset: Dataset) -> str:
+    """Writes a shard, whole or not at all, and durably (fsync).
+
+    Returns:
+        SHA-256 of the file, the same for the same data.
+    """
+    memory = BytesIO()
+    level = json.dumps(dataset.level.as_dict(), sort_keys=True) if dataset.level else "unknown"
+    with h5py.File(memory, "w", track_order=False) as file:
+        file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
+        for name, field in _FIELDS.items():
+            array = _stored(name, getattr(dataset, name), field)
+            stored = file.create_dataset(name, data=array, track_times=False)
+            stored.attrs["unit"] = field.unit
+            stored.attrs["level_of_theory"] = level
+        file["splits"].attrs["names"] = json.dumps(_SPLITS)
+    data = memory.getbuffer()
+    with replacing(path) as out:
+        out.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_shard(path: Path, sha256: str | None = None) -> Dataset:
+    """The data set of a shard.
+
+    Args:
+        sha256: what the bytes must hash to; None reads without that check.
+
+    Raises:
+        FormatError: no such file, other bytes than were written, or no shard of hpcal.
+    """
+    try:
+        if sha256 is not None:
+            _check_hash(path, sha256)
+        with h5py.File(path, "r", locking=False) as file:
+            return _read(file, path)
+    except FileNotFoundError:
+        raise FormatError(f"no such file: {path}") from None
+    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        raise FormatError(
+            f"{path} cannot be read as an HDF5 file of hpcal: {error}; it is cut short, damaged or "
+            "of another kind"
+        ) from error
+
+
+def read_snapshot(shards: Sequence[tuple[Path, str]]) -> Dataset:
+    """The data sets of several shards, given with their hashes, as one.
+
+    Raises:
+        FormatError: as for :func:`read_shard`; no shards; shards of two levels of theory.
+    """
+    if not shards:
+        raise FormatError("a training snapshot needs at least one shard")
+    parts = [read_shard(path, sha256) for path, sha256 in shards]
+    for (path, _), part in zip(shards, parts, strict=True):
+        if part.level != parts[0].level:
+            raise FormatError(
+                f"two levels of theory in one snapshot: {parts[0].level} in {shards[0][0]}, "
+                f"{part.level} in {path}"
+            )
+    return concatenate(parts)
+
+
+def concatenate(parts: Sequence[Dataset]) -> Dataset:
+    """One data set of several at the same level of theory."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {
+        name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS if name != "offsets"
+    }
+    sizes = np.concatenate([part.sizes for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return Dataset(offsets=offsets, level=parts[0].level, **joined)
+
+
+def read_labelled_hdf5(path: Path, level: LevelOfTheory | None = None) -> list[tuple[Structure, Label]]:
+    """The structures of a shard and their labels.
+
+    Args:
+        level: the level of theory where the file does not state it.
+
+    Raises:
+        FormatError: as for :func:`read_shard`; a level that contradicts the one given.
+    """
+    dataset = read_shard(path)
+    if dataset.level is not None and level not in (None, dataset.level):
+        raise FormatError(f"{path} says its level of theory is {dataset.level}, not {level}")
+    unstated = LevelOfTheory(code="file", version="unknown", method=f"as in {path.name}")
+    level = dataset.level or level or unstated
+    pairs = []
+    for i in range(len(dataset)):
+        forces = dataset.forces_of(i)
+        label = Label(
+            energy=float(dataset.energies[i]),
+            forces=None if np.isnan(forces).any() else forces,
+            level=level,
+        )
+        pairs.append((dataset.structure(i), label))
+    return pairs
+
+
+def _stored(name: str, array: AnyArray, field: _Field) -> AnyArray:
+    if name == "splits":
+        return np.array([_SPLITS.index(str(split)) for split in array], dtype=field.dtype)
+    return np.ascontiguousarray(array, dtype=field.dtype)
+
+
+def _check_hash(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise FormatError(
+            f"{path} is not what was written: SHA-256 {found[:16]}… instead of {sha256[:16]}…; it was "
+            "cut short or changed; take it back from a copy or remove the shard"
+        )
+
+
+def _read(file: h5py.File, path: Path) -> Dataset:
+    if file.attrs.get("format") != FORMAT:
+        raise FormatError(f"{path} is an HDF5 file, but not of labelled structures by hpcal")
+    if int(file.attrs["version"]) > VERSION:
+        raise FormatError(f"{path} was written by a newer hpcal (format {file.attrs['version']})")
+    n, n_atoms = len(file["energies"]), len(file["numbers"])
+    extent: dict[str | int, int] = {"n": n, "n+1": n + 1, "A": n_atoms, 3: 3}
+    arrays = {}
+    for name, field in _FIELDS.items():
+        arrays[name] = _array(file[name], tuple(extent[s] for s in field.shape), field.dtype, path)
+    offsets = arrays["offsets"]
+    if n == 0 or offsets[0] != 0 or offsets[-1] != n_atoms or (np.diff(offsets) < 1).any():
+        raise FormatError(f"{path} is damaged: its offsets do not divide {n_atoms} atoms")
+    _check_values(arrays, path)
+    arrays["splits"] = _split_names(file["splits"], arrays["splits"])
+    arrays["numbers"] = arrays["numbers"].astype(np.int64)
+    arrays["pbc"] = arrays["pbc"].astype(bool)
+    return Dataset(level=_level(file), **arrays)
+
+
+def _check_values(arrays: dict[str, AnyArray], path: Path) -> None:
+    for name in ("positions", "energies", "cells"):
+        if not np.isfinite(arrays[name]).all():
+            raise FormatError(f"{path} is damaged: {name} are not all finite")
+    numbers = arrays["numbers"]
+    if numbers.min() < 1 or numbers.max() > elements.MAX_ATOMIC_NUMBER:
+        raise FormatError(f"{path} is damaged: atomic numbers from {numbers.min()} to {numbers.max()}")
+
+
+def _array(stored: Any, shape: tuple[int, ...], dtype: str, path: Path) -> AnyArray:
+    if stored.shape != shape or stored.dtype != np.dtype(dtype):
+        raise FormatError(
+            f"{path} is damaged: {stored.name} is {stored.dtype} {stored.shape}, not {dtype} {shape}"
+        )
+    # What is not in the file is made up by HDF5 from a fill value, however large.
+    if stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
+        raise FormatError(f"{path} is damaged: parts of {stored.name} are missing")
+    return np.asarray(stored[()])
+
+
+def _split_names(stored: Any, codes: AnyArray) -> AnyArray:
+    return np.array(json.loads(stored.attrs["names"]))[codes]
+
+
+def _level(file: h5py.File) -> LevelOfTheory | None:
+    text = str(file.attrs["level_of_theory"])
+    return None if text == "unknown" else LevelOfTheory(**json.loads(text))

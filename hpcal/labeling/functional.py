@@ -1,0 +1,160 @@
+"""Names of methods for PySCF: what they mean, and which are refused because they mean too much.
+
+Dispersion is stated in its own key. Only ``wb97x-d3bj``, ``wb97m-d3bj`` and ``b97m-d3bj`` carry it in
+their name, as they are functionals of their own (the -V functional, its VV10 part replaced by
+D3(BJ); Najibi and Goerigk, J. Chem. Theory Comput. 2018, 10.1021/acs.jctc.8b00842).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hpcal.core.errors import ConfigurationError, PluginError
+from hpcal.core.plugins import how_to_install
+
+Dispersion = Literal["none", "d3bj", "d4"]
+
+HARTREE_FOCK: Final = "hf"
+_OWN_DISPERSION: Final = {"wb97x-d3bj": "d3bj", "wb97m-d3bj": "d3bj", "b97m-d3bj": "d3bj"}
+_WB97: Final = "wb97x-d3bj, wb97x-v, wb97m-d3bj, wb97m-v or wb97x without dispersion"
+_BANNED: Final = {
+    "wb97x-d": f"PySCF has no dispersion for it and would leave it out; use {_WB97}",
+    "wb97x-d3": f"PySCF does not have it; use {_WB97}",
+    "wb97x-d4": f"its meaning changes between versions of PySCF; use {_WB97}",
+    "wb97m-d4": f"its meaning changes between versions of PySCF; use {_WB97}",
+    "b97m-d4": "its meaning changes between versions of PySCF; use b97m-d3bj or b97m-v",
+    "cf22d": "its own d3zero dispersion is not offered here; use wb97m-d3bj or m06-2x",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Functional:
+    """A method as PySCF takes it.
+
+    Attributes:
+        name: lower-case name, the value of PySCF's ``xc``; ``hf`` for Hartree–Fock.
+        dispersion: of ``none``, ``d3bj``, ``d4``.
+        own_dispersion: whether the name itself brings the dispersion.
+        components: weights and numbers of libxc, and exact exchange added to them, for the level of
+            theory.
+    """
+
+    name: str
+    dispersion: str
+    own_dispersion: bool = False
+    components: str = ""
+
+    @property
+    def hartree_fock(self) -> bool:
+        """Whether there is no functional."""
+        return self.name == HARTREE_FOCK
+
+
+def resolve(method: str, dispersion: Dispersion) -> Functional:
+    """What a method and a dispersion of the user's file mean.
+
+    Raises:
+        ConfigurationError: an unknown, ambiguous or unavailable method; names alternatives.
+        PluginError: dispersion without its package.
+    """
+    name = method.strip().lower()
+    plain = name.replace("_", "-")
+    _refuse_ambiguous(method, plain)
+    own = _OWN_DISPERSION.get(plain)
+    chosen = own or dispersion
+    if own and dispersion not in ("none", own):
+        raise ConfigurationError(
+            f"method {method!r} brings {own} dispersion; remove dispersion: {dispersion}"
+        )
+    functional = Functional(
+        name=plain if own else name,
+        dispersion=chosen,
+        own_dispersion=own is not None,
+        components="" if name == HARTREE_FOCK else _components(method, plain if own else name),
+    )
+    if chosen != "none":
+        _check_dispersion(functional)
+    return functional
+
+
+def dispersion_version() -> str:
+    """Version of the package that computes dispersion."""
+    return importlib.metadata.version("pyscf-dispersion")
+
+
+def _refuse_ambiguous(method: str, plain: str) -> None:
+    if plain in _BANNED:
+        raise ConfigurationError(f"method {method!r} is refused: {_BANNED[plain]}")
+    if plain.endswith("3c"):
+        raise ConfigurationError(
+            f"method {method!r} is refused: the corrections of -3c methods are not in PySCF; use "
+            "r2scan or pbe0 with dispersion: d4, or wb97x-d3bj"
+        )
+    suffix = re.fullmatch(r"(.+)-(d[34]\w*)", plain)
+    if suffix and plain not in _OWN_DISPERSION:
+        base, version = suffix.groups()
+        offered = version if version in ("d3bj", "d4") else "d3bj"
+        raise ConfigurationError(
+            f"method {method!r} holds its dispersion; write method: {base} and dispersion: {offered}"
+        )
+
+
+def _components(method: str, name: str) -> str:
+    from pyscf.dft import libxc
+
+    try:
+        (exact, short, omega), parts = libxc.parse_xc(name)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        close = difflib.get_close_matches(name.upper(), list(libxc.XC_CODES), n=3, cutoff=0.6)
+        hint = f"; did you mean {', '.join(c.lower() for c in close)}?" if close else ""
+        raise ConfigurationError(
+            f"method {method!r} is neither hf nor a functional of libxc{hint}"
+        ) from error
+    if not parts and not exact:
+        raise ConfigurationError(f"method {method!r} holds no functional")
+    terms = [f"{float(weight):g}*{int(number)}" for number, weight in parts]
+    if exact or short:
+        # Beyond the exact exchange that libxc's own hybrids hold.
+        terms.append(f"exchange({float(exact):g},{float(short):g},{float(omega):g})")
+    return "+".join(terms)
+
+
+def _check_dispersion(functional: Functional) -> None:
+    """Dispersion that exists for this functional, is not there already, and is installed."""
+    from pyscf.dft import libxc
+
+    name, version = functional.name, functional.dispersion
+    if not functional.own_dispersion:
+        if re.match(r"w?b97[xm]", name.replace("_", "-")):
+            raise ConfigurationError(
+                f"dispersion {version} with method {name!r} is refused: the published parameters belong to "
+                f"another functional of that family; use {_WB97}"
+            )
+        if not functional.hartree_fock and libxc.is_nlc(name):
+            raise ConfigurationError(f"method {name!r} holds VV10 dispersion already; set dispersion: none")
+    if importlib.util.find_spec("pyscf.dispersion") is None:
+        raise PluginError(
+            f"dispersion {version} needs the package 'pyscf-dispersion', which is not installed: "
+            f"{how_to_install('pyscf-dispersion')}"
+        )
+    _try_dispersion(functional)
+
+
+def _try_dispersion(functional: Functional) -> None:
+    """Evaluates the dispersion of H2: parameters for the functional exist, or an error says so."""
+    from pyscf import dft, gto
+
+    mean_field = dft.RKS(gto.M(atom="H 0 0 0; H 0 0 0.74", verbose=0))
+    mean_field.xc = functional.name
+    try:
+        mean_field.get_dispersion(None if functional.own_dispersion else functional.dispersion)
+    except (RuntimeError, KeyError, ValueError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"there are no {functional.dispersion} parameters for method {functional.name!r} ({error}); use "
+            "another functional, or dispersion: none"
+        ) from error

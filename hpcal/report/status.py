@@ -1,0 +1,321 @@
+"""Where a campaign stands, as JSON values and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from hpcal.core.walker import Split
+from hpcal.report.errors import error_summary
+from hpcal.report.utilisation import active_intervals, active_seconds, node_hours, pool_use
+from hpcal.store import history, measurements
+from hpcal.store.database import Store
+from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord
+from hpcal.store.measurements import Attempts, Evaluations
+from hpcal.store.transitions import UNFINISHED, StructureState, WalkerState
+
+MINUTE: Final = 60.0
+SHOWN_CAUSES: Final = 5
+SHOWN_GENERATIONS: Final = 8
+EVALUATED: Final = (Split.TEST, Split.REFERENCE)
+
+
+def campaign_status(store: Store) -> dict[str, Any]:
+    """Where the campaign stands; the JSON of ``hpcal status --json``.
+
+    Energies are in eV, forces in eV/Å, times in hours unless the key says otherwise. Values that
+    nothing is known of yet are null. Errors of ``ensemble`` and of every entry of ``history`` are
+    on the current audit test group; see :func:`hpcal.report.errors.error_summary`.
+
+    Raises:
+        InputError: the store holds no campaign.
+    """
+    with store.session() as session:
+        campaign = history.campaign(session)
+        ensembles = [e for e in history.ensembles(session) if e.trained]
+        attempts = measurements.attempts(session)
+        evaluations = measurements.evaluations(session, EVALUATED)
+        return (
+            _head(campaign, ensembles)
+            | _structures(session)
+            | _work(session, campaign, attempts)
+            | _learning(campaign, ensembles, attempts, evaluations)
+        )
+
+
+def newest(ensembles: list[EnsembleRecord]) -> EnsembleRecord | None:
+    """The ensemble that was promoted last, or None."""
+    return next((e for e in reversed(ensembles) if e.promoted), None)
+
+
+def pools_of(campaign: CampaignRecord) -> Mapping[str, Mapping[str, Any]]:
+    """Pools of the recorded site."""
+    pools: Mapping[str, Mapping[str, Any]] = campaign.site.get("pools", {})
+    return pools
+
+
+def _head(campaign: CampaignRecord, ensembles: list[EnsembleRecord]) -> dict[str, Any]:
+    current = newest(ensembles)
+    return {
+        "name": campaign.name,
+        "state": campaign.state,
+        "stop_reason": campaign.stop_reason,
+        "generation": current.generation if current else 0,
+        "threshold": current.threshold if current else None,
+        "metric": current.metric if current else None,
+        "level_of_theory": campaign.level,
+        "site": campaign.site.get("name"),
+        "hpcal_version": campaign.hpcal_version,
+    }
+
+
+def _structures(session: Session) -> dict[str, Any]:
+    by_state: dict[str, int] = dict.fromkeys(map(str, StructureState), 0)
+    for (_, state), n in history.structure_counts(session).items():
+        by_state[state] += n
+    accepted = history.accepted_labels(session)
+    pending = history.unfinished_counts(session)
+    total = sum(accepted.values())
+    audit = sum(n for (split,), n in accepted.items() if Split(split).audit)
+    return {
+        "structures": by_state | {"total": sum(by_state.values())},
+        "labels": {
+            "accepted": total,
+            "rejected": by_state[StructureState.REJECTED],
+            "failed": by_state[StructureState.QUARANTINED],
+            "pending": sum(n for key, n in pending.items() if _awaits_label(*key)),
+            "retracted": history.retracted_labels(session),
+        },
+        "labels_by_split": {split: n for (split,), n in accepted.items()},
+        "labels_by_origin": _summed(history.label_origins(session), 1),
+        "labels_saved": sum(history.labels_saved(session).values()),
+        "audit_share": audit / total if total else None,
+    }
+
+
+def _awaits_label(state: str, origin: str) -> bool:
+    """Seeds wait to be relaxed, not to be labelled."""
+    return state in (StructureState.WAITING, StructureState.CLAIMED) and origin != "seed"
+
+
+def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dict[str, Any]:
+    tasks: dict[str, dict[str, int]] = defaultdict(dict)
+    for (kind, state), n in history.task_counts(session).items():
+        tasks[kind][state] = n
+    walkers = history.walker_counts(session)
+    intervals = active_intervals(attempts)
+    active = active_seconds(intervals)
+    made = sum(history.accepted_labels(session).values())
+    return {
+        "tasks": dict(tasks),
+        "walkers": {
+            "alive": sum(n for (state, _), n in walkers.items() if state != WalkerState.ENDED),
+            "ended": {
+                reason or "": n for (state, reason), n in walkers.items() if state == WalkerState.ENDED
+            },
+        },
+        "failures": _causes(session),
+        "attempts": _tally(attempts.state.tolist()),
+        "qm_calls": int(attempts.qm_calls.sum()),
+        "pools": pool_use(attempts, pools_of(campaign), intervals),
+        "active_hours": active / 3600,
+        "label_rate_per_minute": made / (active / MINUTE) if active > 0 else None,
+    }
+
+
+def _causes(session: Session) -> list[dict[str, Any]]:
+    """Everything that went wrong, by cause: failed tasks, rejections, quarantined structures."""
+    tasks = [
+        {
+            "what": "task",
+            "kind": f.kind,
+            "failure_class": f.failure_class,
+            "cause": f.cause,
+            "count": f.count,
+            "task_id": f.task_id,
+        }
+        for f in history.failures(session)
+    ]
+    rejections = [
+        {
+            "what": "rejection",
+            "kind": "label",
+            "failure_class": r.failure_class,
+            "cause": f"{r.code}: {r.example}",
+            "count": r.count,
+            "task_id": None,
+        }
+        for r in history.rejections(session)
+    ]
+    quarantines = [
+        {
+            "what": "quarantine",
+            "kind": "structure",
+            "failure_class": "input",
+            "cause": reason or "no reason was recorded",
+            "count": n,
+            "task_id": None,
+        }
+        for (reason,), n in history.quarantines(session).items()
+    ]
+    return [*tasks, *rejections, *quarantines]
+
+
+def _learning(
+    campaign: CampaignRecord,
+    ensembles: list[EnsembleRecord],
+    attempts: Attempts,
+    evaluations: Evaluations,
+) -> dict[str, Any]:
+    current = newest(ensembles)
+    now = error_summary(evaluations.of(current.id if current else None, Split.TEST))
+    identity = {"id": current.id, "generation": current.generation} if current else {}
+    hours = node_hours(attempts, pools_of(campaign), np.array([e.closed for e in ensembles]))
+    entries = [
+        {
+            "ensemble_id": ensemble.id,
+            "generation": ensemble.generation,
+            "revision": ensemble.revision,
+            "state": ensemble.state,
+            "promoted": ensemble.promoted,
+            "decision": ensemble.decision,
+            "labels": ensemble.labels,
+            "n_train": ensemble.n_train,
+            "n_validation": ensemble.n_validation,
+            "node_hours": spent,
+            "threshold": ensemble.threshold,
+            "audit": error_summary(evaluations.of(ensemble.id, Split.TEST)),
+            "reference": error_summary(evaluations.of(ensemble.id, Split.REFERENCE)),
+        }
+        for ensemble, spent in zip(ensembles, hours, strict=True)
+    ]
+    return {"ensemble": identity | now, "history": entries}
+
+
+def _summed(counts: Counts, place: int) -> dict[str, int]:
+    """Counts over one of the grouped columns alone."""
+    found: dict[str, int] = defaultdict(int)
+    for key, n in counts.items():
+        found[key[place]] += n
+    return dict(found)
+
+
+def _tally(words: list[str]) -> dict[str, int]:
+    return {word: words.count(word) for word in sorted(set(words))}
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """A status in a few aligned lines for a terminal."""
+    blocks = (_headline(status), _text_rows(status), _text_history(status), _text_failures(status))
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _headline(status: Mapping[str, Any]) -> list[str]:
+    reason = f": {status['stop_reason']}" if status["stop_reason"] else ""
+    site = f" on {status['site']}" if status["site"] else ""
+    generation = status["generation"]
+    stage = f"generation {generation}" if generation else "no ensemble yet"
+    return [f"{status['name']}{site}, {status['state']}{reason} ({stage})"]
+
+
+def _text_rows(status: Mapping[str, Any]) -> list[str]:
+    labels, structures, walkers = status["labels"], status["structures"], status["walkers"]
+    share = status["audit_share"]
+    rate = status["label_rate_per_minute"]
+    rows = {
+        "labels": (
+            f"{labels['accepted']} accepted, {labels['pending']} pending, {labels['rejected']} rejected, "
+            f"{labels['failed']} failed"
+        ),
+        "": _joined(
+            None if share is None else f"{share:.0%} audit",
+            f"{status['labels_saved']} saved by rescoring" if status["labels_saved"] else None,
+            None if rate is None else f"{rate:.3g} a minute",
+            f"{status['qm_calls']} QM calls",
+        ),
+        "structures": f"{structures['total']}"
+        + _listed({state: structures[state] for state in UNFINISHED if structures[state]}),
+        "walkers": f"{walkers['alive']} alive{_listed(walkers['ended'], 'ended')}",
+        "errors": _text_errors(status["ensemble"]),
+        "threshold": "none yet"
+        if status["threshold"] is None
+        else f"{status['metric']} {status['threshold']:.4g}",
+        "tasks": "; ".join(
+            f"{kind} " + ", ".join(f"{n} {state}" for state, n in states.items())
+            for kind, states in status["tasks"].items()
+        )
+        or "none yet",
+        "pools": "; ".join(_text_pool(name, pool) for name, pool in status["pools"].items()) or "none",
+    }
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {text}" for name, text in rows.items() if text]
+
+
+def _text_errors(errors: Mapping[str, Any]) -> str:
+    if not errors["count"]:
+        return "no audit labels to tell from yet"
+    interval = errors["force_rmse_ev_per_ang_interval"]
+    spread = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return (
+        f"energy RMSE {_scaled(errors['energy_rmse_ev_per_atom'], 1000, '.2f')} meV/atom, "
+        f"force RMSE {_scaled(errors['force_rmse_ev_per_ang'], 1, '.3f')}{spread} eV/Å "
+        f"on {errors['count']} audit test labels"
+    )
+
+
+def _text_pool(name: str, pool: Mapping[str, Any]) -> str:
+    slots = "unknown slots" if pool["slots"] is None else f"{pool['slots']} slots"
+    busy = "" if pool["busy_fraction"] is None else f" {pool['busy_fraction']:.0%} busy"
+    return f"{name} {slots}{busy}"
+
+
+def _text_history(status: Mapping[str, Any]) -> list[str]:
+    entries = status["history"][-SHOWN_GENERATIONS:]
+    if not entries:
+        return []
+    head = ("generation", "labels", "node hours", "E meV/atom", "F eV/Å", "F ref eV/Å", "state")
+    rows = [
+        (
+            str(entry["generation"]) + (f".{entry['revision']}" if entry["revision"] else ""),
+            str(entry["labels"]),
+            f"{entry['node_hours']:.3g}",
+            _scaled(entry["audit"]["energy_rmse_ev_per_atom"], 1000, ".2f"),
+            _scaled(entry["audit"]["force_rmse_ev_per_ang"], 1, ".3f"),
+            _scaled(entry["reference"]["force_rmse_ev_per_ang"], 1, ".3f"),
+            entry["state"],
+        )
+        for entry in entries
+    ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in (head, *rows)]
+
+
+def _text_failures(status: Mapping[str, Any]) -> list[str]:
+    causes = sorted(status["failures"], key=lambda f: -f["count"])
+    lines = [
+        f"  {f['count']:>5} x {f['what']} ({f['kind']}, {f['failure_class'] or 'unclassified'}): {f['cause']}"
+        for f in causes[:SHOWN_CAUSES]
+    ]
+    more = len(causes) - SHOWN_CAUSES
+    if more > 0:
+        lines.append(f"  and {more} more causes; see the report")
+    return ["failures by cause", *lines] if lines else []
+
+
+def _listed(counts: Mapping[str, int], what: str = "") -> str:
+    if not counts:
+        return ""
+    head = f"; {sum(counts.values())} {what}" if what else ""
+    return f"{head} ({', '.join(f'{n} {name}' for name, n in counts.items())})"
+
+
+def _joined(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _scaled(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None else format(value * factor, form)

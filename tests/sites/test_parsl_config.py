@@ -1,0 +1,201 @@
+"""Parsl as a site asks for it: every pool works, and nothing outlives its controller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import parsl
+import psutil
+import pytest
+from parsl.executors.high_throughput.errors import ManagerLost
+
+from hpcal.core.errors import ConfigurationError
+from hpcal.sites.parsl_config import RUN_VARIABLE, parsl_config, parsl_log
+from hpcal.sites.schema import Site
+from hpcal.sites.strays import end_strays, strays
+
+CONTROLLER = """
+import os, subprocess, sys, time
+from pathlib import Path
+import parsl
+from hpcal.sites.parsl_config import parsl_config
+from hpcal.sites.schema import Site
+if __name__ == "__main__":
+    site = Site(pools={"label": {"max_workers_per_node": 2}, "sample": {}, "train": {}})
+    parsl.load(parsl_config(site, Path(sys.argv[1]), sys.argv[2]))
+    print("loaded", flush=True)
+    pools = list(site.pools)
+    for future in [parsl.python_app(os.getpid, executors=[p], cache=False)() for p in pools]:
+        future.result()
+    for pool in pools:
+        parsl.python_app(subprocess.call, executors=[pool], cache=False)(["sleep", "600"])
+    time.sleep(1)
+    print("busy", flush=True)
+    time.sleep(600)
+"""
+
+
+def small_site(**pool: Any) -> Site:
+    return Site(
+        pools={
+            "label": {"max_workers_per_node": 2, "cores_per_worker": 3, **pool},
+            "sample": {"environment": {"OMP_NUM_THREADS": "7", "GREETING": "it's me {x}"}},
+            "train": {"worker_init": "export FROM_SHELL=$((6*7))"},
+        }
+    )
+
+
+@contextmanager
+def running(site: Site, folder: Path, run_id: str) -> Iterator[Callable[..., Future[Any]]]:
+    """Submits to a pool: ``submit(pool, function, *arguments)``."""
+    with parsl.load(parsl_config(site, folder, run_id)) as kernel:
+
+        def submit(pool: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+            app = parsl.python_app(function, data_flow_kernel=kernel, executors=[pool], cache=False)
+            return app(*arguments)
+
+        yield submit
+
+
+def gone_after(processes: list[psutil.Process], limit_s: float) -> float:
+    start = time.monotonic()
+    while time.monotonic() - start < limit_s:
+        if not any(alive(process) for process in processes):
+            return time.monotonic() - start
+        time.sleep(0.05)
+    raise AssertionError(f"still there after {limit_s} s: {[p.cmdline() for p in processes if alive(p)]}")
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_what_parsl_is_told(tmp_path: Path) -> None:
+    site = small_site(walltime="01:00:00", heartbeat_period=3, heartbeat_threshold=30)
+    config = parsl_config(site, tmp_path / "parsl", "run")
+    label = config.executors[0]
+    assert [executor.label for executor in config.executors] == ["label", "sample", "train"]
+    assert all(executor.encrypted for executor in config.executors)
+    assert all(executor.prefetch_capacity == 0 for executor in config.executors)
+    assert (label.heartbeat_period, label.heartbeat_threshold, label.drain_period) == (3, 30, 3600)
+    assert label.workers_per_node == 2
+    assert (config.retries, config.usage_tracking, config.monitoring) == (0, 0, None)
+    assert config.run_dir == str((tmp_path / "parsl").resolve())
+    assert label.interchange_launch_cmd[0] == sys.executable
+
+
+@pytest.mark.parametrize("name", ["my campaign", "a{b}", "it's", "$HOME"])
+def test_a_folder_that_a_shell_takes_apart_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="choose another folder"):
+        parsl_config(small_site(), tmp_path / name, "run")
+
+
+@pytest.mark.parsl
+def test_every_pool_works_without_the_environment_on_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    # A file that lies about must not be taken for a package.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parsl.py").write_text("raise RuntimeError('the wrong parsl')")
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('the wrong numpy')")
+    run_id = f"test-{uuid.uuid4().hex}"
+    site = small_site()
+    start = time.monotonic()
+    with parsl_log(tmp_path / "parsl.log"), running(site, tmp_path / "run", run_id) as submit:
+        first = submit("label", os.getpid)
+        first.result(timeout=120)
+        print(f"first result after {time.monotonic() - start:.1f} s")
+        for pool in site.pools:
+            pids = [submit(pool, os.getpid) for _ in range(3)]
+            assert os.getpid() not in {future.result(timeout=120) for future in pids}
+            assert submit(pool, os.getenv, RUN_VARIABLE).result(timeout=60) == run_id
+            workers = submit(pool, os.getenv, "PARSL_WORKER_COUNT").result(timeout=60)
+            assert int(workers) == site.slots(pool)  # more cores are asked for than the machine may have
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GREETING", "FROM_SHELL")
+        found = {p: [submit(p, os.getenv, n).result(timeout=60) for n in names] for p in site.pools}
+        assert found["label"] == ["3", "3", None, None]
+        assert found["sample"] == ["7", "1", "it's me {x}", None]
+        assert found["train"] == ["1", "1", None, "42"]
+        started = strays(run_id)
+        assert len(started) >= 4
+    gone_after(started, 20)
+    assert "Starting DataFlowKernel" in (tmp_path / "parsl.log").read_text()
+    assert not list((tmp_path / "run").rglob("*.pkl"))
+
+
+@pytest.mark.parsl
+@pytest.mark.parametrize("moment", ["busy", "loaded"])
+def test_kill_9_of_the_controller_leaves_nothing(tmp_path: Path, moment: str) -> None:
+    run_id = f"test-{uuid.uuid4().hex}"
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, str(tmp_path / "parsl"), run_id], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert controller.stdout is not None
+        while (line := controller.stdout.readline().strip()) != moment:
+            assert line, "the controller ended before it was killed"
+        if moment == "loaded":  # blocks are just being started
+            time.sleep(0.7)
+        children = psutil.Process(controller.pid).children(recursive=True)
+        processes = children + strays(run_id)
+        commands = [" ".join(process.cmdline()) for process in processes if alive(process)]
+        assert sum("interchange" in command for command in commands) == 3
+        if moment == "busy":
+            assert sum("process_worker_pool" in command for command in commands) >= 3
+            assert commands.count("sleep 600") == 3  # what tasks started, too
+        controller.send_signal(signal.SIGKILL)
+        seconds = gone_after(processes, 20)
+        while strays(run_id) and seconds < 20:
+            time.sleep(0.1)
+            seconds += 0.1
+        print(f"{moment}: {len(processes)} processes gone {seconds:.1f} s after kill -9")
+        assert not strays(run_id)
+    finally:
+        controller.kill()
+        controller.wait()
+        controller.stdout.close()
+        end_strays(run_id)
+
+
+@pytest.mark.parsl
+def test_a_lost_block_fails_its_task_and_is_replaced(tmp_path: Path) -> None:
+    run_id = f"test-{uuid.uuid4().hex}"
+    with running(small_site(heartbeat_period=1, heartbeat_threshold=5), tmp_path / "p", run_id) as submit:
+        worker = submit("label", os.getpid).result(timeout=120)
+        lost = submit("label", subprocess.call, ["sleep", "600"])
+        time.sleep(1)
+        manager = psutil.Process(worker).parent()
+        of_the_block = manager.children(recursive=True)
+        manager.kill()
+        assert gone_after(of_the_block, 10) < 3
+        with pytest.raises(ManagerLost):
+            lost.result(timeout=60)
+        assert submit("label", os.getpid).result(timeout=120) != worker
+    end_strays(run_id)
+
+
+@pytest.mark.parsl
+def test_a_block_drains_at_its_walltime_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    run_id = f"test-{uuid.uuid4().hex}"
+    with running(small_site(walltime="00:00:06"), tmp_path / "p", run_id) as submit:
+        blocks = set()
+        deadline = time.monotonic() + 60
+        while len(blocks) < 2 and time.monotonic() < deadline:
+            blocks.add(submit("label", os.getenv, "PARSL_WORKER_BLOCK_ID").result(timeout=60))
+            time.sleep(0.3)
+        assert len(blocks) == 2
+    end_strays(run_id)
