@@ -128,8 +128,11 @@ class Structure:
 def parity_problem(structure: Structure) -> str | None:
     """Why charge and multiplicity cannot go together, or None if they can.
 
-    N electrons with spin S need N and 2S of equal parity and 2S ≤ N.
+    N electrons with spin S need N and 2S of equal parity and 2S ≤ N. The bands of a crystal hold
+    any number of electrons, so periodic structures have no parity.
     """
+    if structure.periodic:
+        return None
     unpaired = structure.multiplicity - 1
     if structure.electrons < 0:
         return f"charge {structure.charge} leaves {structure.electrons} electrons"

@@ -115,8 +115,8 @@ def _components(method: str, name: str) -> str:
         raise ConfigurationError(
             f"method {method!r} is neither hf nor a functional of libxc{hint}"
         ) from error
-    if not parts and not exact:
-        raise ConfigurationError(f"method {method!r} holds no functional")
+    if not parts:
+        raise ConfigurationError(f"method {method!r} is neither hf nor a functional of libxc")
     terms = [f"{float(weight):g}*{int(number)}" for number, weight in parts]
     if exact or short:
         # Beyond the exact exchange that libxc's own hybrids hold.

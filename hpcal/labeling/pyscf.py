@@ -180,6 +180,7 @@ class PySCF:
             field = dft.RKS(molecule) if restricted else dft.UKS(molecule)
             field.xc = self._functional.name
             field.grids.level = self._settings.grid_level
+        _drop_checkpoint(field)
         if self._functional.dispersion != "none" and not self._functional.own_dispersion:
             field.disp = self._functional.dispersion
         if self._settings.density_fit:
@@ -248,6 +249,14 @@ def _level(settings: PySCFSettings, functional: Functional, version: str) -> Lev
             "grid_response": settings.grid_response if density_functional else None,
         },
     )
+
+
+def _drop_checkpoint(field: Any) -> None:
+    """Closes the file that PySCF opens for every field to save its orbitals in; nobody reads it."""
+    field.chkfile = None
+    checkpoint = field.__dict__.pop("_chkfile", None)
+    if checkpoint is not None:
+        checkpoint.close()
 
 
 def _spin(field: Any, structure: Structure) -> dict[str, float]:

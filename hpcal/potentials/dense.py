@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement
 from typing import Any, Final
 
 import torch
@@ -68,29 +69,23 @@ def layout(species: Sequence[int], n_elements: int, *, device: torch.device, dty
     n = len(species)
     order = sorted(range(n), key=lambda atom: (species[atom], atom))
     kind = [species[atom] for atom in order]
-    pair_of: dict[tuple[int, int], int] = {}
-    for i in range(n):
-        for j in range(i + 1, n):
-            pair_of[i, j] = pair_of[j, i] = len(pair_of) // 2
-    pairs = sorted({(min(k), max(k)) for k in pair_of}, key=lambda k: pair_of[k])
+    pairs = list(combinations(range(n), 2))
+    place = {pair: p for p, pair in enumerate(pairs)}
     radial = torch.zeros((n_elements, n, len(pairs)))
     for p, (i, j) in enumerate(pairs):
         radial[kind[j], i, p] = radial[kind[i], j, p] = 1.0
-    group_of: dict[tuple[int, int], int] = {}
-    for a in range(n_elements):
-        for b in range(a, n_elements):
-            group_of[a, b] = group_of[b, a] = len(set(group_of.values()))
-    n_groups = n_elements * (n_elements + 1) // 2
+    kinds = list(combinations_with_replacement(range(n_elements), 2))
+    group_of = {pair: g for g, pair in enumerate(kinds)}
     sides, opposite, group = [], [], []
-    angular = torch.zeros((n, n_groups, (n - 1) * (n - 2) // 2))
+    angular = torch.zeros((n, len(kinds), (n - 1) * (n - 2) // 2))
     for i in range(n):
         others = [j for j in range(n) if j != i]
-        triples = [(j, k) for a, j in enumerate(others) for k in others[a + 1 :]]
-        for t, (j, k) in enumerate(triples):
+        for t, (j, k) in enumerate(combinations(others, 2)):
+            # Atoms are sorted by element, so the pairs of elements come sorted too.
             g = group_of[kind[j], kind[k]]
-            sides.append((pair_of[i, j], pair_of[i, k]))
-            opposite.append(pair_of[j, k])
-            group.append(i * n_groups + g)
+            sides.append((place[min(i, j), max(i, j)], place[min(i, k), max(i, k)]))
+            opposite.append(place[j, k])
+            group.append(i * len(kinds) + g)
             angular[i, g, t] = 1.0
 
     def index(values: Sequence[Any]) -> Tensor:
@@ -99,9 +94,9 @@ def layout(species: Sequence[int], n_elements: int, *, device: torch.device, dty
     return Layout(
         order=index(order),
         counts=tuple(kind.count(e) for e in range(n_elements)),
-        first=index([p[0] for p in pairs]),
-        second=index([p[1] for p in pairs]),
-        radial=radial.reshape(n_elements * n, len(pairs)).to(device=device, dtype=dtype),
+        first=index([i for i, _ in pairs]),
+        second=index([j for _, j in pairs]),
+        radial=radial.view(n_elements * n, len(pairs)).to(device=device, dtype=dtype),
         sides=index(sides).reshape(-1, 2).T.contiguous(),
         opposite=index(opposite),
         group=index(group),
@@ -179,12 +174,13 @@ class DenseAEV:
         t.shell_slope = x.mul_(-2.0 * self.settings.angular_eta).mul_(t.shell)
         terms = (t.shell * t.weight).unsqueeze(1) * t.angle.unsqueeze(0)
         n, _, per_centre = molecule.angular.shape
-        return torch.matmul(molecule.angular, terms.view(-1, n, per_centre, copies)), t
+        count = len(self.angular_shifts) * len(self.sines)
+        return torch.matmul(molecule.angular, terms.view(count, n, per_centre, copies)), t
 
     def angular_backward(self, gradient: Tensor, t: _Triples, d: Tensor, molecule: Layout) -> Tensor:
         """(P, B) derivative by the distances from the (S·Z, n·G, B) derivative by angular AEVs."""
         shells, sections, copies = len(self.angular_shifts), len(self.sines), d.shape[1]
-        by_term = gradient.index_select(1, molecule.group).view(shells, sections, -1, copies)
+        by_term = gradient.index_select(1, molecule.group).view(shells, sections, len(molecule.group), copies)
         by_angle = torch.zeros_like(t.angle)
         by_weight = torch.zeros_like(t.weight)
         by_mean = torch.zeros_like(t.weight)

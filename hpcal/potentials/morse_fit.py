@@ -208,19 +208,17 @@ class MorseTrainer:
         pairs = parameters[:, :n_pairs].view(len(parameters), -1, 3).exp()
         terms, slopes = pair_terms(problem.distances, pairs[:, problem.types], self.settings.cutoff_A)
         energies = parameters[:, n_pairs:] @ problem.counts.T
-        energies = energies.T.contiguous().index_add(0, problem.rows, terms.T).T
-        # Rows of pairs, not columns: adding up whole rows is several times faster.
-        push = (slopes.T.unsqueeze(2) * problem.units.unsqueeze(1)).flatten(1)
-        forces = push.new_zeros((len(problem.atom_rows), push.shape[1]))
-        forces = forces.index_add(0, problem.first, -push).index_add(0, problem.second, push)
-        return energies, forces.view(len(forces), len(parameters), 3).transpose(0, 1)
+        energies = energies.index_add(1, problem.rows, terms)
+        push = slopes.unsqueeze(2) * problem.units
+        forces = push.new_zeros((len(parameters), len(problem.atom_rows), 3))
+        return energies, forces.index_add(1, problem.first, -push).index_add(1, problem.second, push)
 
     def _squares(self, problem: _Problem, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """(M, n) ΔE²/N and (M, n) mean over atoms of ΔF²."""
         energies, forces = self._predict(problem, parameters)
         square = (forces - problem.forces).square().sum(dim=2)
-        summed = energies.new_zeros(energies.T.shape).index_add(0, problem.atom_rows, square.T)
-        force = summed.T / problem.sizes * problem.has_forces
+        summed = energies.new_zeros(energies.shape).index_add(1, problem.atom_rows, square)
+        force = summed / problem.sizes * problem.has_forces
         return (energies - problem.energies).square() / problem.sizes, force
 
     # The optimisation

@@ -80,7 +80,7 @@ def _images(batch: Batch, row: int, cutoff: float) -> tuple[Tensor, Tensor, Tens
     if batch.cell is None or not bool(periodic.any()):
         near = (positions[i] - positions[j]).norm(dim=-1) <= cutoff
         return i[near], j[near], torch.zeros((int(near.sum()), 3), dtype=torch.int64, device=device)
-    cell = _completed(batch.cell[row].double(), periodic)
+    cell = batch.cell[row].double()
     # Atoms may lie anywhere: images are counted from their place in the central cell.
     home = torch.where(periodic, (positions @ cell.inverse()).floor(), 0.0)
     wrapped = positions - home @ cell
@@ -94,22 +94,6 @@ def _images(batch: Batch, row: int, cutoff: float) -> tuple[Tensor, Tensor, Tens
     first, second = first[near], second[near]
     image = shift[near].double() - home[first] + home[second]
     return first, second, image.to(torch.int64)
-
-
-def _completed(cell: Tensor, periodic: Tensor) -> Tensor:
-    """The cell with unit vectors at right angles where a direction that is not periodic has none."""
-    cell = cell.clone()
-    for axis in range(3):
-        if not bool(periodic[axis]) and float(cell[axis].norm()) < 1e-8:
-            a, b = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
-            normal = torch.linalg.cross(a, b)
-            if float(normal.norm()) < 1e-8:
-                longest = a if float(a.norm()) >= float(b.norm()) else b
-                least = torch.zeros_like(a)
-                least[int(longest.abs().argmin())] = 1.0
-                normal = torch.linalg.cross(longest, least)
-            cell[axis] = normal / normal.norm()
-    return cell
 
 
 def _half_space(cell: Tensor, periodic: Tensor, cutoff: float) -> Tensor:

@@ -53,7 +53,7 @@ def learning_curve(history: Sequence[Entry], quantity: str) -> Picture | None:
         history: the entries of the status.
         quantity: ``force`` (eV/Å) or ``energy`` (drawn in meV/atom).
     """
-    key, factor, unit = QUANTITIES[quantity]
+    key, _, unit = QUANTITIES[quantity]
     if not any(entry[group][key] is not None for entry in history for group in ("audit", "reference")):
         return None
     with styled():

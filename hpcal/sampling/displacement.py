@@ -9,31 +9,31 @@ import numpy as np
 from pydantic import Field
 
 from hpcal.core.protocols import ForceFunction
-from hpcal.core.settings import Settings as BaseSettings
+from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.sampling.overlap import draw_without_overlap
+
+
+class RandomDisplacementSettings(Settings):
+    """Settings of random displacement."""
+
+    amplitude_A: float = Field(0.05, gt=0, description="standard deviation of each Cartesian coordinate, Å")
+    min_distance_factor: float = Field(
+        0.6,
+        ge=0,
+        description="structures with atoms closer than this times the sum of their covalent radii "
+        "are drawn again",
+    )
 
 
 class RandomDisplacement:
     """Every coordinate displaced by a normal number of the same spread."""
 
-    class Settings(BaseSettings):
-        """Settings of random displacement."""
-
-        amplitude_A: float = Field(
-            0.05, gt=0, description="standard deviation of each Cartesian coordinate, Å"
-        )
-        min_distance_factor: float = Field(
-            0.6,
-            ge=0,
-            description="structures with atoms closer than this times the sum of their covalent radii "
-            "are drawn again",
-        )
-
+    Settings: ClassVar[type[Settings]] = RandomDisplacementSettings
     stage: ClassVar[Literal["bootstrap"]] = "bootstrap"
     needs_minimum: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RandomDisplacementSettings) -> None:
         self.settings = settings
 
     def generate(

@@ -52,12 +52,13 @@ class DistanceLimits:
 
     Attributes:
         shortest: (B, N, N) Å below which a pair overlaps; 0 for what is no pair.
-        farthest: (B, N, N) Å beyond which a pair is not bonded; infinite for what is no pair and
-            for structures without this check (periodic ones, single atoms).
+        farthest: (B, N, N) Å beyond which a pair is not bonded; minus infinity for what is no pair.
+        bound: (B, N) atoms that must be bonded to another: those of molecules of two or more.
     """
 
     shortest: Tensor
     farthest: Tensor
+    bound: Tensor
 
     @classmethod
     def of(cls, batch: Batch, settings: GuardSettings) -> DistanceLimits:
@@ -68,12 +69,15 @@ class DistanceLimits:
         same = torch.eye(batch.numbers.shape[1], dtype=torch.bool, device=atoms.device)
         pairs = atoms[:, :, None] & atoms[:, None, :] & ~same
         shortest = torch.where(pairs, settings.min_distance_factor * sums, 0.0)
-        farthest = torch.full_like(sums, torch.inf)
-        if settings.max_nearest_A is not None:
-            bonded = torch.clamp(NEAREST_FACTOR * sums, min=settings.max_nearest_A)
-            molecules = pairs if batch.pbc is None else pairs & ~batch.pbc.any(dim=1)[:, None, None]
-            farthest = torch.where(molecules, bonded, torch.inf)
-        return cls(shortest=shortest, farthest=farthest)
+        if settings.max_nearest_A is None:
+            return cls(shortest=shortest, farthest=shortest, bound=torch.zeros_like(atoms))
+        bonded = torch.clamp(NEAREST_FACTOR * sums, min=settings.max_nearest_A)
+        molecular = pairs if batch.pbc is None else pairs & ~batch.pbc.any(dim=1)[:, None, None]
+        return cls(
+            shortest=shortest,
+            farthest=torch.where(molecular, bonded, -torch.inf),
+            bound=molecular.any(dim=2),
+        )
 
 
 def pair_distances(positions: Tensor, cell: Tensor | None = None, pbc: Tensor | None = None) -> Tensor:
@@ -82,25 +86,32 @@ def pair_distances(positions: Tensor, cell: Tensor | None = None, pbc: Tensor | 
     The image is found by rounding fractional coordinates, which is exact for distances below half
     the smallest height of the cell.
     """
-    difference = positions[:, :, None, :] - positions[:, None, :, :]
     if cell is not None and pbc is not None and bool(pbc.any()):
-        cells = cell.to(positions.dtype)
-        # Structures without a cell have zeros there, which cannot be inverted; nothing wraps in them.
-        cells = torch.where(
-            pbc.any(dim=1)[:, None, None], cells, torch.eye(3, dtype=cells.dtype, device=cells.device)
-        )
-        fractional = torch.einsum("bijk,bkl->bijl", difference, torch.linalg.inv(cells))
-        shift = torch.where(pbc[:, None, None, :], torch.round(fractional), 0.0)
-        difference = difference - torch.einsum("bijk,bkl->bijl", shift, cells)
-    return (difference**2).sum(dim=-1).sqrt()
+        return _nearest_image_distances(positions, cell.to(positions.dtype), pbc)
+    # A component at a time: differences of all three at once would not fit the cache.
+    squared = torch.zeros(
+        (*positions.shape[:2], positions.shape[1]), dtype=positions.dtype, device=positions.device
+    )
+    for component in positions.unbind(dim=2):
+        squared += (component[:, :, None] - component[:, None, :]).square_()
+    return squared.sqrt_()
+
+
+def _nearest_image_distances(positions: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    # Structures without a cell have zeros there, which cannot be inverted; nothing wraps in them.
+    unit = torch.eye(3, dtype=cell.dtype, device=cell.device)
+    cell = torch.where(pbc.any(dim=1)[:, None, None], cell, unit)
+    difference = positions[:, :, None, :] - positions[:, None, :, :]
+    fractional = torch.einsum("bijk,bkl->bijl", difference, torch.linalg.inv(cell))
+    shift = torch.where(pbc[:, None, None, :], torch.round(fractional), 0.0)
+    nearest = difference - torch.einsum("bijk,bkl->bijl", shift, cell)
+    return nearest.square().sum(dim=-1).sqrt()
 
 
 def broken_distances(distances: Tensor, limits: DistanceLimits) -> tuple[Tensor, Tensor]:
     """Which structures overlap and which are dissociated: two (B,) bool tensors."""
     overlap = (distances < limits.shortest).flatten(1).any(dim=1)
-    beyond = distances > limits.farthest
-    pairs = torch.isfinite(limits.farthest)
-    alone = (beyond | ~pairs).all(dim=2) & pairs.any(dim=2)
+    alone = (distances > limits.farthest).all(dim=2) & limits.bound
     return overlap, alone.any(dim=1)
 
 

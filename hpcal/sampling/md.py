@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpcal.core.deadline import Deadline
 from hpcal.core.protocols import Potential, Scorer
+from hpcal.core.settings import Settings
 from hpcal.core.walker import SampleResult, Walker
 from hpcal.sampling.dynamics import DynamicsSettings, advance
 from hpcal.sampling.integrators import ForceField, PhasePoint, baoab, velocity_verlet
@@ -62,14 +63,12 @@ class LangevinMotion:
 class NVE:
     """Constant energy. A walker keeps the ensemble it was born under: another has another energy."""
 
-    class Settings(DynamicsSettings):
-        """Settings of NVE dynamics."""
-
+    Settings: ClassVar[type[Settings]] = DynamicsSettings
     stage: ClassVar[Literal["sampling"]] = "sampling"
     requires: ClassVar[frozenset[str]] = frozenset()
     pins_ensemble: ClassVar[bool] = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DynamicsSettings) -> None:
         self.settings = settings
 
     def steps_full(self) -> int:
@@ -108,14 +107,12 @@ class LangevinSettings(DynamicsSettings):
 class Langevin:
     """Constant temperature by Langevin dynamics; takes the newest ensemble at task boundaries."""
 
-    class Settings(LangevinSettings):
-        """Settings of Langevin dynamics."""
-
+    Settings: ClassVar[type[Settings]] = LangevinSettings
     stage: ClassVar[Literal["sampling"]] = "sampling"
     requires: ClassVar[frozenset[str]] = frozenset()
     pins_ensemble: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: LangevinSettings) -> None:
         self.settings = settings
 
     def steps_full(self) -> int:

@@ -12,11 +12,38 @@ from pydantic import Field
 from hpcal.core.arrays import FloatArray
 from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.protocols import ForceFunction
-from hpcal.core.settings import Settings as BaseSettings
+from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOLTZMANN
 from hpcal.sampling.hessian import Modes, curvature, hessian, normal_modes
 from hpcal.sampling.overlap import draw_without_overlap
+
+
+class NormalModesSettings(Settings):
+    """Settings of normal mode sampling."""
+
+    temperature_K: float = Field(600.0, gt=0, description="temperature T, K")
+    min_wavenumber_per_cm: float = Field(
+        200.0,
+        ge=0,
+        description="softer modes are displaced as if they had this wavenumber, cm⁻¹; 0: as they are",
+    )
+    thermal: bool = Field(
+        False, description="draw each mode from its Boltzmann distribution instead of bounding the energy"
+    )
+    max_imaginary_per_cm: float = Field(
+        100.0,
+        ge=0,
+        description="seeds with a larger imaginary wavenumber, cm⁻¹, are refused as no minimum; "
+        "smaller imaginary modes are left out",
+    )
+    hessian_step_A: float = Field(0.01, gt=0, description="step of the finite differences, Å")
+    min_distance_factor: float = Field(
+        0.6,
+        ge=0,
+        description="structures with atoms closer than this times the sum of their covalent radii "
+        "are drawn again",
+    )
 
 
 class NormalModes:
@@ -39,36 +66,11 @@ class NormalModes:
     Source: Smith, Isayev and Roitberg, Chem. Sci. 2017, 10.1039/C6SC05720A.
     """
 
-    class Settings(BaseSettings):
-        """Settings of normal mode sampling."""
-
-        temperature_K: float = Field(600.0, gt=0, description="temperature T, K")
-        min_wavenumber_per_cm: float = Field(
-            200.0,
-            ge=0,
-            description="softer modes are displaced as if they had this wavenumber, cm⁻¹; 0: as they are",
-        )
-        thermal: bool = Field(
-            False, description="draw each mode from its Boltzmann distribution instead of bounding the energy"
-        )
-        max_imaginary_per_cm: float = Field(
-            100.0,
-            ge=0,
-            description="seeds with a larger imaginary wavenumber, cm⁻¹, are refused as no minimum; "
-            "smaller imaginary modes are left out",
-        )
-        hessian_step_A: float = Field(0.01, gt=0, description="step of the finite differences, Å")
-        min_distance_factor: float = Field(
-            0.6,
-            ge=0,
-            description="structures with atoms closer than this times the sum of their covalent radii "
-            "are drawn again",
-        )
-
+    Settings: ClassVar[type[Settings]] = NormalModesSettings
     stage: ClassVar[Literal["bootstrap"]] = "bootstrap"
     needs_minimum: ClassVar[bool] = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: NormalModesSettings) -> None:
         self.settings = settings
 
     def generate(

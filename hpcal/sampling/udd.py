@@ -12,6 +12,7 @@ from pydantic import Field
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import InputError
 from hpcal.core.protocols import Potential, Scorer
+from hpcal.core.settings import Settings
 from hpcal.core.walker import SampleResult, Walker
 from hpcal.sampling.bias import VarianceBias
 from hpcal.sampling.dynamics import advance, unbiased
@@ -22,6 +23,22 @@ BIAS_WIDTH = "bias_width"
 """Key of ``Walker.state``: B for this walker, eV per square root of the number of atoms."""
 
 
+class UDDSettings(LangevinSettings):
+    """Settings of uncertainty-driven dynamics."""
+
+    strength_eV: float = Field(
+        1.0, ge=0, description="A: depth of the bias, eV; 0 is plain Langevin dynamics"
+    )
+    width_eV_per_sqrt_atom: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="B: energy standard deviation per square root of the number of atoms at which "
+        "the bias has reached 1 − 1/e of its depth, eV; auto: from the calibrated threshold",
+    )
+    delay_fs: float = Field(50.0, ge=0, description="time of a walker before the bias begins, fs")
+    ramp_fs: float = Field(50.0, ge=0, description="time over which the bias is then turned on, fs")
+    unbiased_share: float = Field(0.2, ge=0, le=1, description="share of the walkers that run without bias")
+
+
 class UDD:
     """Langevin dynamics on ⟨E⟩ + A [exp(−ρ²/B²) − 1], see :class:`~hpcal.sampling.bias.VarianceBias`.
 
@@ -29,28 +46,12 @@ class UDD:
     runs without it, so that the thermal region is represented too.
     """
 
-    class Settings(LangevinSettings):
-        """Settings of uncertainty-driven dynamics."""
-
-        strength_eV: float = Field(
-            1.0, ge=0, description="A: depth of the bias, eV; 0 is plain Langevin dynamics"
-        )
-        width_eV_per_sqrt_atom: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-            "auto",
-            description="B: energy standard deviation per square root of the number of atoms at which "
-            "the bias has reached 1 − 1/e of its depth, eV; auto: from the calibrated threshold",
-        )
-        delay_fs: float = Field(50.0, ge=0, description="time of a walker before the bias begins, fs")
-        ramp_fs: float = Field(50.0, ge=0, description="time over which the bias is then turned on, fs")
-        unbiased_share: float = Field(
-            0.2, ge=0, le=1, description="share of the walkers that run without bias"
-        )
-
+    Settings: ClassVar[type[Settings]] = UDDSettings
     stage: ClassVar[Literal["sampling"]] = "sampling"
     requires: ClassVar[frozenset[str]] = frozenset({"differentiable"})
     pins_ensemble: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: UDDSettings) -> None:
         self.settings = settings
 
     def steps_full(self) -> int:

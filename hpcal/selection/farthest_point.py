@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from pydantic import Field
@@ -12,10 +12,21 @@ from scipy.spatial.distance import cdist
 from hpcal.core.arrays import FloatArray
 from hpcal.core.errors import InputError
 from hpcal.core.protocols import Choice, Pool
-from hpcal.core.settings import Settings as BaseSettings
+from hpcal.core.settings import Settings
 
 CHUNK: Final = 2048
 """Known descriptors whose distances are held at once."""
+
+
+class FarthestPointSettings(Settings):
+    """Settings of farthest point selection."""
+
+    min_distance: float = Field(
+        0.0,
+        ge=0,
+        description="candidates not farther than this from a known or chosen one are passed over as "
+        "near-duplicates; in units of the descriptor, 0: exact duplicates only",
+    )
 
 
 class FarthestPoint:
@@ -30,17 +41,9 @@ class FarthestPoint:
     the digits that tell near-duplicates apart.
     """
 
-    class Settings(BaseSettings):
-        """Settings of farthest point selection."""
+    Settings: ClassVar[type[Settings]] = FarthestPointSettings
 
-        min_distance: float = Field(
-            0.0,
-            ge=0,
-            description="candidates not farther than this from a known or chosen one are passed over as "
-            "near-duplicates; in units of the descriptor, 0: exact duplicates only",
-        )
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FarthestPointSettings) -> None:
         self.settings = settings
 
     def select(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from hpcal.core.arrays import FloatArray
 from hpcal.core.protocols import Choice, Pool
-from hpcal.core.settings import Settings as BaseSettings
+from hpcal.core.settings import Settings
+
+
+class RandomSettings(Settings):
+    """Settings of random selection: there are none."""
 
 
 class Random:
     """Uniformly random candidates, whatever is known; independent of the order of the pool."""
 
-    class Settings(BaseSettings):
-        """Settings of random selection: there are none."""
+    Settings: ClassVar[type[Settings]] = RandomSettings
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RandomSettings) -> None:
         self.settings = settings
 
     def select(

@@ -29,7 +29,7 @@ class EnergyStd:
     def score(self, batch: Batch, potential: Potential) -> Tensor:
         """(B,) ρ, eV per square root of the number of atoms."""
         deviation = _deviation(batch, potential)
-        return (deviation**2).mean(dim=0).sqrt() / batch.n_atoms.sqrt()
+        return (deviation**2).mean(dim=0).sqrt() / batch.n_atoms.to(deviation.dtype).sqrt()
 
 
 class EnergyDeviation:

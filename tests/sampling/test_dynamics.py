@@ -4,11 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from hpcal.core import elements
 from hpcal.core.batch import Batch
 from hpcal.core.codec import pack, unpack
 from hpcal.core.deadline import Deadline
 from hpcal.core.structure import Structure
+from hpcal.core.units import ACCELERATION, BOLTZMANN
 from hpcal.core.walker import SampleResult, Walker, WalkerEnd
 from hpcal.sampling.md import NVE, Langevin
 
@@ -297,9 +300,6 @@ def test_nve_conserves_energy_through_tasks(springs, std_scorer, walker, water):
     outcome = run_in_tasks(sampler, [first.segments[0].walker], driver, std_scorer(driver), [170])
 
     def energy(state: Walker) -> float:
-        from hpcal.core import elements
-        from hpcal.core.units import ACCELERATION
-
         masses = elements.masses(state.structure.numbers)[:, None]
         kinetic = 0.5 * (masses * state.velocities**2).sum() / ACCELERATION
         return kinetic + float(driver.energies(Batch.of([state.structure], dtype=torch.float64)).mean())
@@ -310,11 +310,6 @@ def test_nve_conserves_energy_through_tasks(springs, std_scorer, walker, water):
 @pytest.mark.physics
 def test_langevin_kinetic_energy_is_that_of_the_canonical_ensemble(wells, std_scorer, walker, sites):
     """Many walkers, one instant: 2 E_kin / k_B T is chi-squared with 3N degrees of freedom."""
-    from scipy import stats
-
-    from hpcal.core import elements
-    from hpcal.core.units import ACCELERATION, BOLTZMANN
-
     driver, temperature, n_atoms = wells(stiffness=2.0), 400.0, 3
     settings_ = Langevin.Settings(batch=600, friction_per_fs=0.05, timestep_fs=0.5, guards=NO_LIMITS)
     walkers = [walker(sites(n_atoms), k, temperature=temperature, steps_full=400) for k in range(600)]
@@ -335,10 +330,6 @@ def test_langevin_kinetic_energy_is_that_of_the_canonical_ensemble(wells, std_sc
 
 @pytest.mark.physics
 def test_langevin_positions_have_the_canonical_variance(wells, std_scorer, walker, sites):
-    from scipy import stats
-
-    from hpcal.core.units import BOLTZMANN
-
     driver, temperature = wells(stiffness=5.0), 300.0
     settings_ = Langevin.Settings(batch=600, friction_per_fs=0.05, timestep_fs=2.0, guards=NO_LIMITS)
     walkers = [walker(sites(2), k, temperature=temperature, steps_full=300) for k in range(600)]

@@ -71,7 +71,9 @@ def test_the_ramp_is_smooth_and_monotone():
     assert (ramp[time >= 60] == 1).all()
     assert (ramp.diff() >= 0).all()
     # Its slope begins and ends at zero, so the bias force has no kink.
-    assert float(ramp.diff()[80]) < 1e-4
+    steepest = float(ramp.diff().max())
+    assert float(ramp.diff()[80]) < 0.02 * steepest
+    assert float(ramp.diff()[239]) < 0.02 * steepest
     assert smooth_ramp(time, delay_fs=20.0, ramp_fs=0.0).tolist() == (time >= 20).double().tolist()
 
 
@@ -138,7 +140,7 @@ def test_the_width_comes_from_the_walker(springs, std_scorer, walker, water):
 @pytest.mark.parametrize("state", [{}, {"bias_width": 0.0}, {"bias_width": float("nan")}])
 def test_a_walker_without_a_width_is_refused(state, springs, std_scorer, walker, water):
     driver = springs()
-    with pytest.raises(InputError, match="bias width.*width_eV_per_sqrt_atom"):
+    with pytest.raises(InputError, match=r"bias width.*width_eV_per_sqrt_atom"):
         run(UDD(UDD.Settings()), [walker(water, state=state)], driver, std_scorer(driver))
 
 

@@ -1,0 +1,44 @@
+"""The command ``hpcal``. Only click and the standard library are imported here, so that help is instant.
+
+What a command does is in a module of its own, imported when it is run.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hpcal.cli.campaign_commands import CAMPAIGN_COMMANDS
+from hpcal.cli.file_commands import FILE_COMMANDS
+from hpcal.cli.group import HpcalGroup
+
+
+@click.group(
+    cls=HpcalGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=False,
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+@click.version_option(package_name="hpcal", message="hpcal %(version)s")
+def cli(debug: bool) -> None:  # noqa: ARG001 - read from the context by the group
+    """Active learning for machine-learning interatomic potentials.
+
+    Start with `hpcal init` for an example, then `hpcal run CAMPAIGN`.
+
+    Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 another controller holds the campaign,
+    130 interrupted in good order.
+    """
+
+
+for command in (*CAMPAIGN_COMMANDS, *FILE_COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the command ``hpcal``."""
+    sys.exit(cli.main(prog_name="hpcal"))
+
+
+if __name__ == "__main__":
+    main()

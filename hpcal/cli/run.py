@@ -1,0 +1,197 @@
+"""``hpcal run`` and ``hpcal resume``: a campaign from its file, or from its folder, to its end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from hpcal.cli.folders import begun, reading, refuse_foreign
+from hpcal.cli.progress import observer
+from hpcal.cli.result import print_result
+from hpcal.core.errors import CampaignFailed, HpcalError
+from hpcal.engine.campaign import CampaignSpec, read_campaign
+from hpcal.engine.context import Context
+from hpcal.engine.dispatch import Dispatcher, InlineDispatcher
+from hpcal.engine.loop import Controller
+from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
+from hpcal.engine.tasks import run_attempt
+from hpcal.sites.schema import Site, load_site, site_file
+from hpcal.store import campaigns
+from hpcal.store.transitions import CampaignState
+
+DEFAULT_SITE = "local"
+
+
+def run(file: Path, *, site: str | None, folder: Path | None, accept_changes: bool, inline: bool) -> None:
+    """Starts the campaign of a file, or resumes it where the folder holds it.
+
+    Raises:
+        InputError: the file, its data or the folder cannot be used.
+        CampaignHeld: another controller holds the campaign.
+        CampaignFailed, Interrupted: how it ended.
+    """
+    spec = read_campaign(file)
+    root = folder if folder is not None else Path(spec.name)
+    if begun(root):
+        _resume(root, spec=spec, site=site, accept_changes=accept_changes, inline=inline)
+        return
+    refuse_foreign(root)
+    machine = Machine.of(site or DEFAULT_SITE, inline=inline)
+    with _terminated_as_interrupted():
+        context, notes = begin(spec, root, machine.nobody(), machine.record())
+        click.echo(f"campaign {spec.name} in {root}")
+        for note in notes:
+            click.echo(note)
+        _carry_on(context, machine, root)
+
+
+def resume(root: Path, *, site: str | None, inline: bool) -> None:
+    """Resumes the campaign of a folder. Raises as :func:`run`."""
+    with reading(root):
+        pass
+    _resume(root, spec=None, site=site, accept_changes=False, inline=inline)
+
+
+def _resume(
+    root: Path, *, spec: CampaignSpec | None, site: str | None, accept_changes: bool, inline: bool
+) -> None:
+    with reading(root) as store:
+        recorded = recorded_spec(store)
+        if spec is not None and not accept_changes:
+            refuse_changes(recorded, spec)
+        state, reason = recorded_state(store)
+        with store.session() as session:
+            former = dict(campaigns.campaign(session).site)
+    changed = spec is not None and difference(recorded, spec)
+    if state is CampaignState.FINISHED and not changed:
+        click.echo(f"campaign {recorded.name} is finished: {reason}")
+        print_result(root)
+        return
+    machine = Machine.of(site or _former_site(former), inline=inline)
+    with _terminated_as_interrupted():
+        context = take_up(
+            root, machine.nobody(), spec=spec, accept_changes=accept_changes, site=machine.record()
+        )
+        click.echo(f"campaign {recorded.name} in {root} goes on")
+        if not former.get("inline", False):
+            _end_strays(context)
+        _carry_on(context, machine, root)
+
+
+def _former_site(record: Mapping[str, Any]) -> str:
+    return str(record.get("file") or record.get("name") or DEFAULT_SITE)
+
+
+def _carry_on(context: Context, machine: Machine, root: Path) -> None:
+    """Runs a campaign that this process holds to an end of whatever kind."""
+    failure: HpcalError | None = None
+    reason = ""
+    try:
+        context = replace(context, dispatcher=machine.dispatcher(context))
+        with observer() as display:
+            reason = Controller(context, display).run()
+    except HpcalError as error:
+        failure = error
+    finally:
+        context.dispatcher.close()
+        context.store.release()
+        context.store.close()
+    if failure is None:
+        click.echo(f"finished: {reason}")
+    try:
+        print_result(root)
+    except HpcalError as error:
+        if failure is None:
+            raise
+        click.echo(f"note: there is no summary: {error}", err=True)
+    if failure is not None:
+        raise failure
+
+
+def _end_strays(context: Context) -> None:
+    """Ends what a dead controller of this campaign has left running, so that it is not adopted twice."""
+    from hpcal.sites.strays import end_strays
+
+    with context.store.session() as session:
+        run_id = campaigns.campaign(session).run_id
+    try:
+        count = end_strays(run_id)
+    except TimeoutError as error:
+        context.store.release()
+        raise CampaignFailed(f"{error}: end them, then resume") from error
+    if count:
+        click.echo(f"ended {count} processes that the last controller had left behind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a campaign runs.
+
+    Attributes:
+        name: name of the site.
+        file: its file, where the user gave a path and no name.
+        site: the site.
+        inline: whether all work is done in this process.
+    """
+
+    name: str
+    file: Path | None
+    site: Site
+    inline: bool
+
+    @classmethod
+    def of(cls, name_or_path: str, *, inline: bool) -> Machine:
+        """The machine of a site's name or file. Raises ConfigurationError."""
+        site, found = load_site(name_or_path), site_file(name_or_path)
+        named = found.stem == name_or_path
+        return cls(name=found.stem, file=None if named else found.resolve(), site=site, inline=inline)
+
+    def record(self) -> dict[str, Any]:
+        """What the store keeps of it."""
+        pools = {
+            name: {
+                "slots": self.site.slots(name),
+                "workers_per_node": pool.max_workers_per_node,
+                "cores_per_worker": pool.cores_per_worker,
+                "kind": pool.kind or self.site.kind,
+            }
+            for name, pool in self.site.pools.items()
+        }
+        file = None if self.file is None else str(self.file)
+        return {"name": self.name, "file": file, "inline": self.inline, "pools": pools}
+
+    def nobody(self) -> InlineDispatcher:
+        """Slots without workers, until the campaign is ours and they may start."""
+        return InlineDispatcher({name: self.site.slots(name) for name in self.site.pools}, run_attempt)
+
+    def dispatcher(self, context: Context) -> Dispatcher:
+        """The workers of a campaign that this process holds."""
+        if self.inline:
+            return self.nobody()
+        from hpcal.engine.parsl_dispatch import ParslDispatcher
+
+        with context.store.session() as session:
+            run_id = campaigns.campaign(session).run_id
+        return ParslDispatcher(self.site, context.folders.root / "parsl", run_id)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM counts as an interrupt also while workers start, as a batch system sends it at any time."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

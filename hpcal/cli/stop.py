@@ -1,0 +1,80 @@
+"""``hpcal stop``: an orderly end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from hpcal.cli.folders import Holder, holder, reading
+from hpcal.core.errors import CampaignFailed
+from hpcal.engine.loop import request_stop
+from hpcal.engine.start import recorded_state
+from hpcal.store.database import Store
+from hpcal.store.lease import WATCH_SECONDS
+from hpcal.store.transitions import CampaignState
+
+POLL_SECONDS: Final = 0.5
+LIMIT_SECONDS: Final = 120.0
+"""Longer than a controller drains."""
+
+
+def stop(root: Path, *, wait: bool) -> None:
+    """Asks the controller of a campaign to end, and waits for it.
+
+    Raises:
+        InputError: there is no campaign.
+        CampaignFailed: the controller is dead, or does not end.
+    """
+    with reading(root) as store:
+        state, _ = recorded_state(store)
+        found = _holder(store)
+        if found is None or state is not CampaignState.RUNNING:
+            click.echo(f"{root} does not run ({state}): nothing to stop")
+            return
+        _refuse_dead(root, found)
+        request_stop(root)
+        if not wait:
+            click.echo(f"asked process {found.pid} on {found.host} to stop")
+            return
+        click.echo(f"waiting for process {found.pid} on {found.host} to end")
+        _wait(root, store, found)
+    click.echo(f"stopped; go on with `hpcal resume {root}`")
+
+
+def _wait(root: Path, store: Store, found: Holder) -> None:
+    limit = time.monotonic() + LIMIT_SECONDS
+    counter, seen = found.counter, time.monotonic()
+    while time.monotonic() < limit:
+        time.sleep(POLL_SECONDS)
+        now = _holder(store)
+        if now is None or recorded_state(store)[0] is not CampaignState.RUNNING:
+            return
+        _refuse_dead(root, now)
+        if now.counter != counter:
+            counter, seen = now.counter, time.monotonic()
+        if time.monotonic() - seen > 2 * WATCH_SECONDS:
+            raise CampaignFailed(_dead(root, now))
+    raise CampaignFailed(
+        f"process {found.pid} on {found.host} was asked to stop {LIMIT_SECONDS:.0f} s ago and still runs: "
+        "look at its output, or kill it; nothing finished is lost"
+    )
+
+
+def _holder(store: Store) -> Holder | None:
+    with store.session() as session:
+        return holder(session)
+
+
+def _refuse_dead(root: Path, found: Holder) -> None:
+    if found.gone:
+        raise CampaignFailed(_dead(root, found))
+
+
+def _dead(root: Path, found: Holder) -> str:
+    return (
+        f"the controller of {root}, process {found.pid} on {found.host}, is dead: there is nothing to stop; "
+        f"go on with `hpcal resume {root}`"
+    )

@@ -1,0 +1,347 @@
+"""PySCF labels against PySCF itself, finite differences, and the states that must not become labels."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from pyscf import dft, gto, scf
+from pyscf.lib import param
+
+from hpcal.core.deadline import Deadline
+from hpcal.core.errors import ConfigurationError, FailureClass, PluginError, TaskFailure
+from hpcal.core.label import Label, Rejection
+from hpcal.core.structure import Structure
+from hpcal.core.units import BOHR, HARTREE
+from hpcal.labeling.pyscf import PySCF, PySCFSettings
+
+WATER = Structure(numbers=[8, 1, 1], positions=[[0, 0, 0.1], [0, 0.02, 1.07], [0.94, 0, -0.2]])
+HYDROXYL = Structure(numbers=[8, 1], positions=[[0, 0, 0], [0, 0, 0.98]], multiplicity=2)
+HYDROXIDE = Structure(numbers=[8, 1], positions=[[0, 0, 0], [0, 0, 0.98]], charge=-1)
+
+
+def labeler(method: str = "hf", basis: str = "sto-3g", **settings: object) -> PySCF:
+    return PySCF(PySCFSettings(method=method, basis=basis, **settings))
+
+
+def label(structure: Structure, *args: str, **settings: object) -> Label:
+    result = labeler(*args, **settings).label(structure, Deadline())
+    assert isinstance(result, Label), result
+    return result
+
+
+def direct_molecule(structure: Structure, basis: str, **kwargs: object) -> gto.Mole:
+    return gto.M(
+        atom=list(zip(structure.numbers.tolist(), (structure.positions / BOHR).tolist(), strict=True)),
+        unit="Bohr",
+        basis=basis,
+        charge=structure.charge,
+        spin=structure.multiplicity - 1,
+        verbose=0,
+        **kwargs,
+    )
+
+
+def assert_same(ours: Label, field: scf.hf.SCF) -> None:
+    assert field.converged
+    assert ours.energy == pytest.approx(field.e_tot * HARTREE, abs=1e-7)
+    gradient = field.nuc_grad_method().kernel()
+    assert ours.forces == pytest.approx(-gradient * HARTREE / BOHR, abs=2e-5)
+    origin = ours.dipole_origin / BOHR
+    dipole = field.dip_moment(unit="AU", origin=origin, verbose=0) * BOHR
+    assert ours.dipole == pytest.approx(dipole, abs=1e-5)
+    assert ours.charges == pytest.approx(field.mulliken_pop(verbose=0)[1], abs=1e-5)
+
+
+def test_hartree_fock_of_water() -> None:
+    ours = label(WATER)
+    field = scf.RHF(direct_molecule(WATER, "sto-3g")).run(conv_tol=1e-9)
+    assert_same(ours, field)
+    occupied = field.mo_energy[field.mo_occ > 0].max()
+    empty = field.mo_energy[field.mo_occ == 0].min()
+    assert ours.diagnostics["gap_eV"] == pytest.approx((empty - occupied) * HARTREE, abs=1e-4)
+    assert ours.diagnostics["rung"] == "diis"
+    assert ours.diagnostics["reference"] == "restricted"
+    assert ours.charge_scheme == "mulliken"
+
+
+def test_density_functional_with_density_fitting() -> None:
+    ours = label(WATER, "wb97x", "6-31g*", density_fit=True, grid_level=1)
+    field = dft.RKS(direct_molecule(WATER, "6-31g*"), xc="wb97x").density_fit()
+    field.grids.level = 1
+    assert_same(ours, field.run(conv_tol=1e-9))
+    exact = label(WATER, "wb97x", "6-31g*", grid_level=1)
+    assert 1e-5 < abs(exact.energy - ours.energy) < 0.01
+
+
+def test_open_shell_is_unrestricted() -> None:
+    ours = label(HYDROXYL, "pbe0", "6-31g", grid_level=1)
+    field = dft.UKS(direct_molecule(HYDROXYL, "6-31g"), xc="pbe0")
+    field.grids.level = 1
+    assert_same(ours, field.run(conv_tol=1e-9))
+    assert ours.diagnostics["reference"] == "unrestricted"
+    assert ours.diagnostics["spin_square"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_forces_are_the_negative_gradient() -> None:
+    ours = label(WATER)
+    step = 1e-3
+    for atom, axis in [(0, 2), (2, 0)]:
+        shift = np.zeros((3, 3))
+        shift[atom, axis] = step
+        ahead = label(WATER.with_positions(WATER.positions + shift)).energy
+        behind = label(WATER.with_positions(WATER.positions - shift)).energy
+        assert ours.forces[atom, axis] == pytest.approx((behind - ahead) / (2 * step), abs=1e-4)
+
+
+def test_grid_response_makes_forces_add_up_to_zero() -> None:
+    plain = label(WATER, "pbe", "sto-3g", grid_level=0)
+    response = label(WATER, "pbe", "sto-3g", grid_level=0, grid_response=True)
+    assert np.linalg.norm(plain.forces.sum(axis=0)) > 1e-3
+    assert np.linalg.norm(response.forces.sum(axis=0)) < 1e-8
+
+
+def test_dipole_of_an_ion_does_not_depend_on_where_it_is() -> None:
+    moved = HYDROXIDE.with_positions(HYDROXIDE.positions + [4.0, 5.0, -6.0])
+    here, there = label(HYDROXIDE), label(moved)
+    assert there.dipole == pytest.approx(here.dipole, abs=1e-6)
+    assert np.abs(here.dipole).max() > 0.1
+
+
+def test_cartesian_functions() -> None:
+    spherical, cartesian = label(WATER, "hf", "6-31g*"), label(WATER, "hf", "6-31g*", cartesian=True)
+    field = scf.RHF(direct_molecule(WATER, "6-31g*", cart=True)).run()
+    assert cartesian.energy == pytest.approx(field.e_tot * HARTREE, abs=1e-6)
+    assert cartesian.energy < spherical.energy
+    assert cartesian.level != spherical.level
+
+
+def test_lengths_are_converted_with_our_factor() -> None:
+    """PySCF's own Å differs in the eleventh digit, and would shift every distance."""
+    assert param.BOHR != BOHR
+    assert label(WATER).energy == pytest.approx(
+        scf.RHF(direct_molecule(WATER, "sto-3g")).run(conv_tol=1e-9).e_tot * HARTREE, abs=1e-8
+    )
+
+
+# ── Convergence ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_field_that_did_not_converge_never_becomes_a_label() -> None:
+    result = labeler(max_cycle=1, ladder=("diis",)).label(WATER, Deadline())
+    assert isinstance(result, Rejection)
+    assert result.code == "scf_not_converged"
+    assert result.failure_class is FailureClass.PHYSICS
+    assert result.diagnostics["converged"] is False
+    assert result.qm_calls == 1
+
+
+@pytest.mark.parametrize(("ladder", "rung"), [(("diis", "shift"), "shift"), (("diis", "newton"), "newton")])
+def test_the_ladder_ends_in_the_same_state(
+    ladder: tuple[str, ...], rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first rung fails, the others reach what it would have reached."""
+    import hpcal.labeling.scf as ways
+
+    def failing(make: object, guess: object) -> object:
+        field = make()
+        field.max_cycle = 2
+        field.kernel(dm0=guess)
+        return field
+
+    expected = label(WATER)
+    monkeypatch.setitem(ways._WAYS, "diis", failing)
+    found = label(WATER, ladder=ladder)
+    assert found.diagnostics["rung"] == rung
+    assert found.diagnostics["ladder"][0].startswith("diis: not converged")
+    assert found.energy == pytest.approx(expected.energy, abs=1e-6)
+    assert found.forces == pytest.approx(expected.forces, abs=1e-4)
+
+
+def test_a_broken_linear_algebra_is_a_rung_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hpcal.labeling.scf as ways
+
+    def broken(make: object, guess: object) -> object:
+        raise np.linalg.LinAlgError("singular matrix")
+
+    for rung in ways.RUNGS:
+        monkeypatch.setitem(ways._WAYS, rung, broken)
+    result = labeler().label(WATER, Deadline())
+    assert isinstance(result, Rejection)
+    assert "singular matrix" in result.message
+
+
+def test_spin_contamination_is_refused() -> None:
+    """Unrestricted Hartree–Fock of a stretched radical mixes in higher spins."""
+    radical = Structure(
+        numbers=[6, 7], positions=[[0, 0, 0], [0, 0, 1.35]], multiplicity=2
+    )  # CN is a textbook case: <S²> far above 0.75
+    result = labeler().label(radical, Deadline())
+    assert isinstance(result, Rejection)
+    assert (result.code, result.failure_class) == ("spin_contamination", FailureClass.PHYSICS)
+    assert result.diagnostics["spin_contamination"] > 0.1
+    allowed = label(radical, max_spin_contamination=2.0)
+    assert allowed.diagnostics["spin_square"] == pytest.approx(result.diagnostics["spin_square"], abs=1e-3)
+
+
+def test_the_deadline_ends_a_calculation_between_iterations() -> None:
+    import time
+
+    # Far longer than a tenth of a second in all, but not per iteration.
+    big = Structure(
+        numbers=[8, 1, 1] * 6, positions=np.concatenate([WATER.positions + [3.0 * i, 0, 0] for i in range(6)])
+    )
+    start = time.monotonic()
+    with pytest.raises(TaskFailure) as failure:
+        labeler("pbe0", "6-31g*").label(big, Deadline.after(0.2))
+    assert failure.value.failure_class is FailureClass.RESOURCE
+    assert time.monotonic() - start < 10
+
+
+def test_parity_is_refused() -> None:
+    wrong = Structure(numbers=HYDROXYL.numbers, positions=HYDROXYL.positions)
+    result = labeler().label(wrong, Deadline())
+    assert isinstance(result, Rejection)
+    assert (result.code, result.failure_class) == ("parity", FailureClass.INPUT)
+
+
+# ── Basis sets and effective core potentials ─────────────────────────────────────────────────
+
+IODIDE = Structure(numbers=[1, 53], positions=[[0, 0, 0], [0, 0, 1.61]])
+
+
+def test_the_ecp_of_the_basis_set_is_used() -> None:
+    """Without it, HI/def2-SVP converges 1 700 Hartree off, with a warning that nobody sees."""
+    ours = label(IODIDE, "hf", "def2-svp")
+    field = scf.RHF(direct_molecule(IODIDE, "def2-svp", ecp={"I": "def2-svp"})).run()
+    assert ours.energy == pytest.approx(field.e_tot * HARTREE, abs=1e-5)
+    assert ours.energy / HARTREE == pytest.approx(-297.2, abs=0.5)
+
+
+def test_elements_that_need_an_ecp_are_refused_without() -> None:
+    without = labeler("hf", "def2-svp", ecp="none")
+    assert without.missing_elements([1, 8, 53]) == (53,)
+    result = without.label(IODIDE, Deadline())
+    assert isinstance(result, Rejection)
+    assert (result.code, result.failure_class) == ("element", FailureClass.INPUT)
+    assert "ecp: basis" in result.message
+
+
+def test_elements_that_the_basis_set_lacks() -> None:
+    assert labeler("hf", "6-31g*").missing_elements([1, 8, 53, 26]) == (53,)
+    assert labeler("hf", "sto-3g").missing_elements([53]) == ()
+
+
+def test_a_basis_set_made_for_an_ecp_that_is_not_found_covers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """def2-SVP of iodine has four s shells; its electrons fill five."""
+    import hpcal.labeling.basis as module
+
+    monkeypatch.setattr(module, "ecp_electrons", lambda *_: 0)
+    assert labeler("hf", "def2-svp").missing_elements([17, 53]) == (53,)
+
+
+@pytest.mark.parametrize("name", ["6-31g*", "def2-svp", "def2-tzvp", "cc-pvdz", "aug-cc-pvtz", "sto-3g"])
+def test_common_basis_sets_cover_what_they_hold(name: str) -> None:
+    from hpcal.labeling.basis import BasisSet
+
+    basis = BasisSet(name, "basis")
+    problems = [basis.problem(z) for z in range(1, 87)]
+    assert all(problem is None or "has no functions" in problem for problem in problems)
+    assert problems[:10] == [None] * 10
+
+
+@pytest.mark.parametrize("name", ["6-31gg*", "def3-svp", "gth-dzvp", ""])
+def test_unknown_basis_sets(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        labeler("hf", name)
+
+
+# ── Names of methods ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"method": "wb97x-d"}, "wb97x-d3bj"),
+        ({"method": "wB97X_D3"}, "wb97x-v"),
+        ({"method": "wb97x-d4"}, "changes between versions"),
+        ({"method": "b3lyp-d3bj"}, "method: b3lyp and dispersion: d3bj"),
+        ({"method": "pbe0-d4"}, "method: pbe0 and dispersion: d4"),
+        ({"method": "r2scan-3c"}, "-3c methods"),
+        ({"method": "b3lip"}, "did you mean b3lyp"),
+        ({"method": ""}, "neither hf nor a functional"),
+        ({"method": "wb97x", "dispersion": "d3bj"}, "wb97x-d3bj"),
+        ({"method": "wb97m-v", "dispersion": "d4"}, "another functional"),
+        ({"method": "wb97x-d3bj", "dispersion": "d4"}, "brings d3bj"),
+        ({"method": "vv10", "dispersion": "d3bj"}, "VV10"),
+    ],
+)
+def test_ambiguous_or_unavailable_methods_are_refused(settings: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        labeler(**settings)
+
+
+@pytest.mark.parametrize(
+    "method", ["hf", "pbe", "PBE0", "b3lyp", "wb97x", "wb97x-v", "wb97m_v", "m06-2x", "r2scan"]
+)
+def test_methods_that_are_taken(method: str) -> None:
+    assert labeler(method).level.method == method.lower()
+
+
+has_dispersion = importlib.util.find_spec("pyscf.dispersion") is not None
+
+
+@pytest.mark.skipif(has_dispersion, reason="pyscf-dispersion is installed")
+@pytest.mark.parametrize("settings", [{"method": "pbe0", "dispersion": "d3bj"}, {"method": "wb97x-d3bj"}])
+def test_dispersion_without_its_package_says_how_to_install_it(settings: dict[str, str]) -> None:
+    with pytest.raises(PluginError, match=r"pip install 'hpcal\[dispersion\]'"):
+        labeler(**settings)
+
+
+@pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
+@pytest.mark.parametrize("version", ["d3bj", "d4"])
+def test_dispersion_is_added_with_its_gradient(version: str) -> None:
+    step = 1e-3
+    plain, ours = label(WATER), label(WATER, dispersion=version)
+    assert -0.5 < ours.energy - plain.energy < -0.001
+    shift = np.zeros((3, 3))
+    shift[1, 2] = step
+    ahead = label(WATER.with_positions(WATER.positions + shift), dispersion=version).energy
+    behind = label(WATER.with_positions(WATER.positions - shift), dispersion=version).energy
+    assert ours.forces[1, 2] == pytest.approx((behind - ahead) / (2 * step), abs=1e-4)
+    assert ours.level != plain.level
+
+
+@pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
+def test_dispersion_without_parameters_for_the_functional() -> None:
+    with pytest.raises(ConfigurationError, match="no d4 parameters"):
+        labeler("svwn", dispersion="d4")
+
+
+def test_warnings_of_pyscf_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import warnings
+
+    import hpcal.labeling.scf as ways
+
+    diis = ways._WAYS["diis"]
+
+    def warning(make: object, guess: object) -> object:
+        field = diis(make, guess)
+        warnings.warn("something odd", UserWarning, stacklevel=1)
+        field.mol.stdout.write("Warn: linear dependency\n")
+        return field
+
+    monkeypatch.setitem(ways._WAYS, "diis", warning)
+    assert label(WATER).diagnostics["warnings"] == ["Warn: linear dependency", "something odd"]
+
+
+def test_level_of_theory_tells_settings_apart() -> None:
+    base = labeler("pbe", "6-31g*").level
+    assert base == labeler("PBE", "6-31G*", max_cycle=7, max_memory_MB=99).level
+    for change in ({"grid_level": 2}, {"density_fit": True}, {"conv_tol": 1e-8}, {"cartesian": True}):
+        assert base != labeler("pbe", "6-31g*", **change).level
+    assert base != labeler("pbe", "6-31g").level
+    assert labeler("hf", grid_level=1).level == labeler("hf", grid_level=3).level
