@@ -94,6 +94,6 @@ def other_level(manifest: EnsembleManifest, dataset: Dataset) -> str | None:
     if own == (level.code, level.method, dict(level.settings)):
         return None
     return (
-        f"the ensemble learned labels of {stated.get('method')} ({stated.get('code')}), the data are {level}: "
-        "the errors hold the difference of the two"
+        f"the ensemble learned labels of {stated.get('method')} ({stated.get('code')}), the data are "
+        f"{level}: the errors hold the difference of the two"
     )

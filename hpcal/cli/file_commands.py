@@ -13,6 +13,10 @@ model_option = click.option(
     "--model", required=True, metavar="MODEL", help="Folder of an ensemble, DIR@GENERATION or DIR@latest."
 )
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads to use."
+)
+
 
 @click.command()
 @click.argument("model")
@@ -33,7 +37,7 @@ def evaluate(model: str, data: Path, splits: tuple[str, ...], as_json: bool) -> 
 @click.argument("file", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--config", "settings", required=True, type=FILE, help="YAML file: the block `label`.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads to use.")
+@threads_option
 def label(file: Path, out: Path, settings: Path, threads: int) -> None:
     """Label the structures of FILE; what was labelled goes to OUT, all records to JSON beside it.
 
@@ -50,7 +54,8 @@ def label(file: Path, out: Path, settings: Path, threads: int) -> None:
 @click.argument("out", type=FILE)
 @click.option("--config", "settings", required=True, type=FILE, help="YAML file: the block `potential`.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all draws.")
-def train(data: Path, out: Path, settings: Path, seed: int) -> None:
+@threads_option
+def train(data: Path, out: Path, settings: Path, seed: int, threads: int) -> None:
     """Train an ensemble on labelled DATA; OUT is its folder.
 
     Calibration, test and reference structures are left out. Where DATA has no validation split,
@@ -58,7 +63,7 @@ def train(data: Path, out: Path, settings: Path, seed: int) -> None:
     """
     from hpcal.cli import train as command
 
-    command.train(data, out, settings, seed=seed)
+    command.train(data, out, settings, seed=seed, threads=threads)
 
 
 @click.command()

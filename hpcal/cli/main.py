@@ -21,7 +21,7 @@ from hpcal.cli.group import HpcalGroup
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 @click.version_option(package_name="hpcal", message="hpcal %(version)s")
-def cli(debug: bool) -> None:  # noqa: ARG001 - read from the context by the group
+def cli(debug: bool) -> None:
     """Active learning for machine-learning interatomic potentials.
 
     Start with `hpcal init` for an example, then `hpcal run CAMPAIGN`.

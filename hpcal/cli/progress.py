@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, TextIO
 
 from rich.console import Console, Group
@@ -82,7 +82,9 @@ class PlainLines:
         self._due = now + STATUS_SECONDS
 
     def _line(self, text: str) -> None:
-        print(f"[{elapsed(self._clock() - self._start)}] {text}", file=self._out, flush=True)
+        # Output that nobody reads any more must not end a campaign.
+        with suppress(OSError):
+            print(f"[{elapsed(self._clock() - self._start)}] {text}", file=self._out, flush=True)
 
 
 class LiveDisplay:

@@ -25,9 +25,9 @@ def print_result(root: Path) -> None:
     with reading(root) as store:
         status = campaign_status(store)
         click.echo("\n".join(summary(status)))
-        _write_report(store, root)
         if status["generation"]:
             _write_ensemble(store, root)
+        _write_report(store, root)
 
 
 def summary(status: Mapping[str, Any]) -> list[str]:

@@ -236,6 +236,8 @@ class Metric(Protocol):
     requires: ClassVar[frozenset[str]]
     """Quantities that the potential must provide."""
     unit: ClassVar[str]
+    floor: ClassVar[float]
+    """Lowest threshold that a quantile may give, in ``unit``: below it is noise."""
 
     def score(self, batch: Batch, potential: Potential) -> Tensor:
         """(B,) uncertainty of each structure."""

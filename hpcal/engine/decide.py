@@ -107,7 +107,7 @@ def _calibrated(
     return calibrate(
         np.array([rows[i].value for i in known]),
         np.array([errors[i] for i in known], dtype=np.float64),
-        np.array([rows[i].energy_std for i in known]),
+        np.array([rows[i].energy_std or 0.0 for i in known]),
         settings,
         previous,
         metric_floor=floor,

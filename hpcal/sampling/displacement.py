@@ -17,7 +17,7 @@ from hpcal.sampling.overlap import draw_without_overlap
 class RandomDisplacementSettings(Settings):
     """Settings of random displacement."""
 
-    amplitude_A: float = Field(0.05, gt=0, description="standard deviation of each Cartesian coordinate, Å")
+    amplitude_A: float = Field(0.05, gt=0, description="standard deviation of each Cartesian coordinate, Å")  # noqa: N815
     min_distance_factor: float = Field(
         0.6,
         ge=0,

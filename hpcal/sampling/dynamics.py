@@ -43,7 +43,7 @@ class DynamicsSettings(Settings):
 
     timestep_fs: float = Field(0.5, gt=0, description="time step, fs")
     time_ps: float = Field(2.0, gt=0, description="full time of a walker, ps")
-    temperature_K: Drawn = Field(
+    temperature_K: Drawn = Field(  # noqa: N815
         600.0,
         description="temperature of a walker, K, drawn at its birth: a number or "
         "{uniform: [low, high]}; for NVE that of its initial velocities",

@@ -29,15 +29,15 @@ class GuardSettings(Settings):
     min_distance_factor: float = Field(
         0.6, ge=0, description="atoms closer than this times the sum of their covalent radii overlap"
     )
-    max_nearest_A: float | None = Field(
+    max_nearest_A: float | None = Field(  # noqa: N815
         2.5,
         gt=0,
         description="an atom of a molecule whose nearest neighbour is farther than this (and than "
         "1.5 sums of covalent radii) has dissociated, Å; null for no such check, as loosely bound "
         "complexes need",
     )
-    max_force_eV_per_A: float = Field(60.0, gt=0, description="largest force on an atom, bias included, eV/Å")
-    max_temperature_K: float = Field(10_000.0, gt=0, description="largest kinetic temperature of a walker, K")
+    max_force_eV_per_A: float = Field(60.0, gt=0, description="largest force on an atom, bias included, eV/Å")  # noqa: N815
+    max_temperature_K: float = Field(10_000.0, gt=0, description="largest kinetic temperature of a walker, K")  # noqa: N815
     check_every: int = Field(
         5,
         ge=1,

@@ -22,7 +22,7 @@ from hpcal.sampling.overlap import draw_without_overlap
 class NormalModesSettings(Settings):
     """Settings of normal mode sampling."""
 
-    temperature_K: float = Field(600.0, gt=0, description="temperature T, K")
+    temperature_K: float = Field(600.0, gt=0, description="temperature T, K")  # noqa: N815
     min_wavenumber_per_cm: float = Field(
         200.0,
         ge=0,
@@ -37,7 +37,7 @@ class NormalModesSettings(Settings):
         description="seeds with a larger imaginary wavenumber, cm⁻¹, are refused as no minimum; "
         "smaller imaginary modes are left out",
     )
-    hessian_step_A: float = Field(0.01, gt=0, description="step of the finite differences, Å")
+    hessian_step_A: float = Field(0.01, gt=0, description="step of the finite differences, Å")  # noqa: N815
     min_distance_factor: float = Field(
         0.6,
         ge=0,

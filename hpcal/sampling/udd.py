@@ -26,10 +26,10 @@ BIAS_WIDTH = "bias_width"
 class UDDSettings(LangevinSettings):
     """Settings of uncertainty-driven dynamics."""
 
-    strength_eV: float = Field(
+    strength_eV: float = Field(  # noqa: N815
         1.0, ge=0, description="A: depth of the bias, eV; 0 is plain Langevin dynamics"
     )
-    width_eV_per_sqrt_atom: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+    width_eV_per_sqrt_atom: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(  # noqa: N815
         "auto",
         description="B: energy standard deviation per square root of the number of atoms at which "
         "the bias has reached 1 − 1/e of its depth, eV; auto: from the calibrated threshold",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -64,11 +65,7 @@ def move(
         .execution_options(synchronize_session="fetch")
     )
     if changed.rowcount != len(wanted):
-        states = dict(
-            session.execute(
-                select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(wanted))
-            ).tuples().all()
-        )
+        states = states_of(session, wanted)
         bad = next((i for i in wanted if states.get(i) != new), wanted[0])
         raise TransitionError(f"structure {bad} cannot go from {states.get(bad)} to {new}")
 
@@ -76,7 +73,7 @@ def move(
 def states_of(session: Session, ids: Sequence[int]) -> dict[int, StructureState]:
     """State of each structure."""
     rows = session.execute(select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(ids)))
-    return dict(rows.tuples().all())
+    return {row.id: row.state for row in rows}
 
 
 def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Structure]]:
@@ -137,8 +134,8 @@ def add_score(
             metric=metric,
             value=scores.trigger,
             threshold=threshold,
-            energy_std=scores.energy_std,
-            force_std=scores.force_std,
+            energy_std=_number(scores.energy_std),
+            force_std=_number(scores.force_std),
             **errors,
         )
     )
@@ -186,3 +183,8 @@ def elements(session: Session) -> tuple[int, ...]:
     """Atomic numbers of all structures, ascending."""
     found = session.execute(select(StructureRow.numbers).group_by(StructureRow.formula))
     return tuple(sorted({int(z) for (numbers,) in found for z in numbers}))
+
+
+def _number(value: float) -> float | None:
+    """None for what a potential cannot give."""
+    return None if math.isnan(value) else value

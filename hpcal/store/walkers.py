@@ -48,7 +48,7 @@ def walkers_of(session: Session, ids: Sequence[int]) -> list[Walker]:
         select(WalkerRow, StructureRow)
         .join(StructureRow, StructureRow.id == WalkerRow.structure_id)
         .where(WalkerRow.id.in_(ids))
-    ).tuples()
+    )
     found = {row.id: walker_of(row, seed) for row, seed in rows}
     return [found[i] for i in ids]
 
@@ -108,4 +108,4 @@ def _move(row: WalkerRow, new: WalkerState) -> None:
 def splits_of(session: Session, ids: Sequence[int]) -> dict[int, Split]:
     """Split of each walker."""
     rows = session.execute(select(WalkerRow.id, WalkerRow.split).where(WalkerRow.id.in_(ids)))
-    return dict(rows.tuples().all())
+    return {row.id: row.split for row in rows}

@@ -56,10 +56,10 @@ class CalibrationSettings(Settings):
         description="a threshold by quantile is at most this times the one before, lest inflated "
         "uncertainties raise it",
     )
-    min_bias_width_eV: float = Field(
+    min_bias_width_eV: float = Field(  # noqa: N815
         0.001, gt=0, description="lowest width for uncertainty-driven dynamics, eV/sqrt(atom)"
     )
-    start_bias_width_eV: float = Field(
+    start_bias_width_eV: float = Field(  # noqa: N815
         0.01,
         gt=0,
         description="that width while there are no audit frames, eV/sqrt(atom); 0.01 is the published "

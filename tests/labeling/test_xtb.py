@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase import units
 from ase.build import bulk, molecule
 from tblite.ase import TBLite
 
@@ -14,7 +13,8 @@ from hpcal.core.label import Label, Rejection
 from hpcal.core.structure import Structure, from_ase, to_ase
 from hpcal.labeling.xtb import XTB, XTBSettings
 
-STEP = 1e-3
+STEP = 2e-4
+"""Å, or strain; small, as the lists of neighbours of a crystal change with the cell."""
 
 
 def label(structure: Structure, **settings: object) -> Label:
@@ -31,7 +31,7 @@ def shaken(name: str, **kwargs: object) -> Structure:
 
 def crystal() -> Structure:
     atoms = bulk("Si", cubic=True)
-    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0.01, 0.004, 0], [0, -0.02, 0], [0, 0.003, 0.015]]), True)
+    atoms.set_cell(atoms.cell @ np.array([[1.01, 0.004, 0], [0, 0.98, 0], [0, 0.003, 1.015]]), True)
     atoms.rattle(0.05, seed=1)
     return from_ase(atoms)
 
@@ -60,7 +60,7 @@ def test_forces_are_the_negative_gradient() -> None:
         shift[atom, axis] = STEP
         ahead = labeler.label(structure.with_positions(structure.positions + shift), Deadline()).energy
         behind = labeler.label(structure.with_positions(structure.positions - shift), Deadline()).energy
-        assert forces[atom, axis] == pytest.approx((behind - ahead) / (2 * STEP), abs=2e-5)
+        assert forces[atom, axis] == pytest.approx((behind - ahead) / (2 * STEP), abs=1e-5)
 
 
 def test_stress_is_the_strain_derivative_of_the_energy_per_volume() -> None:
@@ -84,7 +84,7 @@ def test_stress_is_the_strain_derivative_of_the_energy_per_volume() -> None:
         strain[i, j] += STEP / 2
         strain[j, i] += STEP / 2
         slope = (energy(strain) - energy(-strain)) / (2 * STEP * volume)
-        assert stress[i, j] == pytest.approx(slope, abs=2e-5)
+        assert stress[i, j] == pytest.approx(slope, abs=5e-6)
     assert np.abs(stress).max() > 1e-3
 
 
@@ -96,7 +96,7 @@ def test_a_stretched_crystal_is_in_tension() -> None:
 
 def test_dipole_of_an_ion_is_about_its_centre_of_mass_wherever_it_is() -> None:
     structure = shaken("OH", charge=-1, multiplicity=1)
-    moved = structure.with_positions(structure.positions + [10.0, -5.0, 3.0])
+    moved = structure.with_positions(structure.positions + np.array([10.0, -5.0, 3.0]))
     here, there = label(structure), label(moved)
     assert there.dipole == pytest.approx(here.dipole, abs=1e-6)
     assert there.dipole_origin == pytest.approx(
@@ -144,7 +144,7 @@ def test_no_convergence_is_a_rejection_and_the_next_label_is_right() -> None:
 
 
 def test_parity_that_xtb_would_ignore_is_refused() -> None:
-    """tblite gives OH one energy for every multiplicity, without a word (notes in docs)."""
+    """tblite gives OH one energy for every multiplicity, without a word."""
     result = XTB(XTBSettings()).label(shaken("OH", multiplicity=1), Deadline())
     assert isinstance(result, Rejection)
     assert (result.code, result.failure_class) == ("parity", FailureClass.INPUT)
@@ -190,7 +190,6 @@ def test_electronic_temperature_is_in_kelvin() -> None:
     hot = label(structure, electronic_temperature_K=20000.0).energy
     assert hot == pytest.approx(atoms.get_potential_energy(), rel=1e-7)
     assert hot < label(structure).energy - 0.1
-    assert units.kB == pytest.approx(8.617e-5, rel=1e-3)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -55,9 +55,7 @@ def water() -> Dataset:
     structures, labels = make_rattled("H2O", 60), []
     for structure in structures:
         atoms = Atoms(structure.numbers, structure.positions, calculator=calculator)
-        labels.append(
-            Label(energy=atoms.get_potential_energy(), forces=atoms.get_forces(), level=XTB)
-        )
+        labels.append(Label(energy=atoms.get_potential_energy(), forces=atoms.get_forces(), level=XTB))
     splits = [Split.VALIDATION if i % 5 == 0 else Split.TRAIN for i in range(60)]
     return Dataset.of(structures, labels, ids=range(100, 160), splits=splits)
 

@@ -17,6 +17,7 @@ from hpcal.core.structure import Structure
 from hpcal.potentials.ani import ANI
 from hpcal.potentials.descriptors import AEVSettings
 from hpcal.potentials.member import Member
+
 from torchani.arch import ANI as TorchANI  # isort: skip - after hpcal, which silences its warning
 from torchani.nn import ANINetworks, AtomicNetwork, SpeciesConverter  # isort: skip
 from torchani.sae import SelfEnergy  # isort: skip
@@ -153,7 +154,9 @@ def test_energy_does_not_change_with_frame_or_order(potential, rattled):
 
 def test_company_in_the_batch_changes_nothing(potential, batch):
     energies, forces, features = (
-        potential.energies(batch), potential.forces(batch), potential.features(batch)
+        potential.energies(batch),
+        potential.forces(batch),
+        potential.features(batch),
     )
     assert (features[~batch.mask] == 0).all()
     for row in range(len(batch)):
@@ -240,9 +243,13 @@ def test_members_of_different_standardisation_are_evaluated_together(tmp_path, f
         scales=second.frame.scales * 1.7,
         self_energies=second.frame.self_energies - [3.0, 5.0, 7.0],
     )
-    moved = replace(second, networks=tuple(
-        tuple((w.astype(np.float64), b.astype(np.float64)) for w, b in layers) for layers in second.networks
-    )).in_frame(frame)
+    moved = replace(
+        second,
+        networks=tuple(
+            tuple((w.astype(np.float64), b.astype(np.float64)) for w, b in layers)
+            for layers in second.networks
+        ),
+    ).in_frame(frame)
     other = tmp_path / "moved.ani"
     other.write_bytes(moved.encode())
     both = ANI.load([files[0], other], dtype="float64")

@@ -8,6 +8,7 @@ from hpcal.potentials.dense import DenseAEV, feature_order, layout
 from hpcal.potentials.descriptors import AEVSettings, Descriptor, standardisation
 from hpcal.potentials.jacobian import derivative
 from hpcal.potentials.neighbors import pairs_within
+
 from torchani.aev import AEVComputer  # isort: skip - after hpcal, which silences its warning
 
 CPU = torch.device("cpu")

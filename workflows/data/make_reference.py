@@ -60,7 +60,12 @@ def trajectory(start: Structure, labeler: CheckedLabeler, frames: int, args: arg
     MaxwellBoltzmannDistribution(atoms, temperature_K=args.temperature, rng=rng)
     Stationary(atoms)
     dynamics = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=args.temperature, friction=0.02 / units.fs, rng=rng
+        atoms,
+        0.5 * units.fs,
+        temperature_K=args.temperature,
+        friction=0.02 / units.fs,
+        fixcm=False,
+        rng=rng,
     )
     dynamics.run(round(args.equilibration_fs / 0.5))
     for _ in range(frames):

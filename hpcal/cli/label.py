@@ -1,0 +1,257 @@
+"""``hpcal label``: labels for the structures of a file, without a campaign."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from hpcal.cli.stages import read_block, record_path, stopping, write_record
+from hpcal.core.deadline import Deadline
+from hpcal.core.errors import FailureClass, FormatError, InputError, Interrupted, TaskFailure
+from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.structure import Structure
+from hpcal.engine.campaign import LabelSpec, label_spec
+from hpcal.engine.spool import SpoolWriter, read_spool
+from hpcal.exchange.extxyz import LabelledFrame, read_labelled_frames, write_labelled
+from hpcal.exchange.files import read_structures
+from hpcal.exchange.xyz_frames import read_frames
+from hpcal.labeling.checks import CheckedLabeler
+from hpcal.labeling.make import make_labeler
+
+XYZ: Final = (".extxyz", ".xyz")
+KEPT: Final = ("structure_id", "split", "origin", "generation", "uncertainty", "config_type")
+"""Keys of a comment line that go from FILE to OUT."""
+
+Result = Label | Rejection
+
+
+def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
+    """Labels the structures of a file; goes on where an earlier call stopped.
+
+    Raises:
+        InputError: a file cannot be read, or OUT holds labels of another level.
+        Interrupted: by a signal; what was labelled is kept.
+        click.exceptions.Exit: with 1 if nothing was labelled.
+    """
+    if out.suffix.lower() not in XYZ:
+        raise InputError(f"{out}: labels are written as extended XYZ; give a name ending in .extxyz")
+    document, folder = read_block(settings)
+    spec = label_spec(document, (), folder)
+    structures = read_structures(file)
+    with make_labeler(spec.part.name, spec.part.settings, spec.checks, threads=threads) as labeler:
+        run = Run(out=out, spec=spec, level=labeler.level)
+        run.adopt({structure.content_hash for structure in structures})
+        with stopping() as stop:
+            interrupted = _label_all(labeler, structures, run, stop)
+    labelled = run.write(file, structures)
+    if interrupted:
+        raise Interrupted(f"stopped with {labelled} structures labelled; the same command goes on")
+    if not labelled:
+        raise click.exceptions.Exit(1)
+
+
+def _label_all(
+    labeler: CheckedLabeler, structures: Sequence[Structure], run: Run, stop: Callable[[], bool]
+) -> bool:
+    """Labels what has no result yet; whether it was interrupted."""
+    deadline = Deadline(stop=stop)
+    try:
+        with SpoolWriter(run.new_spool(), attempt=0, epoch=0) as spool:
+            for number, structure in enumerate(structures, start=1):
+                if structure.content_hash in run.results:
+                    continue
+                if stop():
+                    return True
+                try:
+                    result = labeler.label(structure, deadline)
+                except TaskFailure as failure:
+                    if stop():
+                        return True
+                    run.failures[structure.content_hash] = failure
+                    click.echo(f"frame {number}: failed ({failure.failure_class}): {failure}", err=True)
+                    continue
+                spool.append({"identity": run.identity, "hash": structure.content_hash, "result": result})
+                run.results[structure.content_hash] = result
+                if isinstance(result, Rejection):
+                    click.echo(f"frame {number}: {_rejected(result)}", err=True)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _rejected(result: Rejection) -> str:
+    return f"rejected ({result.failure_class}, {result.code}): {result.message}"
+
+
+@dataclass(kw_only=True)
+class Run:
+    """The results of this call and of earlier ones.
+
+    Attributes:
+        out: the file of labelled structures; records go beside it.
+        results: by content hash of the structure.
+        failures: calculations that broke, likewise; they are tried again next time.
+    """
+
+    out: Path
+    spec: LabelSpec
+    level: LevelOfTheory
+    results: dict[str, Result] = field(default_factory=dict)
+    failures: dict[str, TaskFailure] = field(default_factory=dict)
+    _spools: list[Path] = field(default_factory=list)
+
+    @property
+    def identity(self) -> str:
+        """What has to be the same for results to stand side by side: level and checks."""
+        parts = [self.level.as_dict(), self.spec.checks.model_dump(mode="json")]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def adopt(self, wanted: Set[str]) -> None:
+        """Takes over what earlier calls have finished.
+
+        Args:
+            wanted: content hashes of the structures of FILE.
+
+        Raises:
+            InputError: it is of another level of theory or other structures, or OUT is not from this
+                command.
+        """
+        records = record_path(self.out)
+        if records.exists():
+            self._adopt_records(records)
+        elif self.out.exists():
+            raise InputError(
+                f"{self.out} exists without its records {records}: it is not overwritten; give another OUT"
+            )
+        self._spools = sorted(self.out.parent.glob(f"{self.out.name}.spool-*"))
+        for path in self._spools:
+            for value in read_spool(path).values:
+                self._same(value["identity"])
+                self.results.setdefault(value["hash"], value["result"])
+        others = len(self.results.keys() - wanted)
+        if others:
+            raise InputError(
+                f"{self.out} has results of {others} structures that are not in the file: they would be "
+                "lost; give another OUT"
+            )
+
+    def _adopt_records(self, path: Path) -> None:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            self._same(data["identity"])
+            records = {record["hash"]: record for record in data["results"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"{path} holds no records of `hpcal label` ({type(error).__name__}): it is not overwritten; "
+                "give another OUT"
+            ) from error
+        frames = read_labelled_frames(self.out) if self.out.exists() else []
+        for frame in frames:
+            record = records.get(frame.structure.content_hash)
+            if record is not None and record["status"] == "labelled":
+                self.results[record["hash"]] = replace(
+                    frame.label,
+                    level=self.level,
+                    diagnostics=record["diagnostics"],
+                    qm_calls=record["qm_calls"],
+                )
+        for record in records.values():
+            if record["status"] == "rejected":
+                self.results[record["hash"]] = Rejection(
+                    failure_class=FailureClass(record["failure_class"]),
+                    **{key: record[key] for key in ("code", "message", "diagnostics", "qm_calls")},
+                )
+
+    def _same(self, identity: str) -> None:
+        if identity != self.identity:
+            raise InputError(
+                f"{self.out} was labelled with other settings than these ({self.level}): two levels of "
+                "theory are never mixed in one file; give another OUT"
+            )
+
+    def new_spool(self) -> Path:
+        """A file for the results of this call as they come."""
+        taken = [int(path.name.rpartition("-")[2]) for path in self._spools]
+        path = self.out.with_name(f"{self.out.name}.spool-{max(taken, default=0) + 1}")
+        self._spools.append(path)
+        return path
+
+    def write(self, file: Path, structures: Sequence[Structure]) -> int:
+        """Writes OUT and its records, and says what came of it; returns how many were labelled."""
+        infos = _infos(file, len(structures))
+        frames = [
+            LabelledFrame(structure=structure, label=result, info={**info, "frame": number})
+            for number, (structure, info) in enumerate(zip(structures, infos, strict=True), start=1)
+            if isinstance(result := self.results.get(structure.content_hash), Label)
+        ]
+        if frames:
+            write_labelled(self.out, frames)
+        records = [
+            self._record(number, structure)
+            for number, structure in enumerate(structures, start=1)
+            if structure.content_hash in self.results or structure.content_hash in self.failures
+        ]
+        counts = Counter(record["status"] for record in records)
+        summary: dict[str, Any] = {
+            "file": str(file),
+            "identity": self.identity,
+            "level": self.level.as_dict(),
+            "label": self.spec.as_dict(),
+            "counts": {status: counts[status] for status in ("labelled", "rejected", "failed")},
+            "qm_calls": sum({record["hash"]: record["qm_calls"] for record in records}.values()),
+            "results": records,
+        }
+        write_record(record_path(self.out), summary)
+        for path in self._spools:
+            path.unlink(missing_ok=True)
+        done = ", ".join(f"{n} {status}" for status, n in summary["counts"].items() if n) or "none done"
+        where = f"{self.out}, " if frames else ""
+        click.echo(f"{len(structures)} structures: {done}; {where}{record_path(self.out)}")
+        return len(frames)
+
+    def _record(self, number: int, structure: Structure) -> Mapping[str, Any]:
+        record: dict[str, Any] = {"frame": number, "hash": structure.content_hash}
+        result = self.results.get(structure.content_hash)
+        if isinstance(result, Label):
+            return {
+                **record,
+                "status": "labelled",
+                "energy_ev": result.energy,
+                "diagnostics": dict(result.diagnostics),
+                "qm_calls": result.qm_calls,
+            }
+        if isinstance(result, Rejection):
+            return {
+                **record,
+                "status": "rejected",
+                "failure_class": str(result.failure_class),
+                "code": result.code,
+                "message": result.message,
+                "diagnostics": dict(result.diagnostics),
+                "qm_calls": result.qm_calls,
+            }
+        failure = self.failures[structure.content_hash]
+        return {
+            **record,
+            "status": "failed",
+            "failure_class": str(failure.failure_class),
+            "message": str(failure),
+            "qm_calls": 0,
+        }
+
+
+def _infos(file: Path, count: int) -> list[dict[str, Any]]:
+    """What FILE says of each structure and OUT keeps."""
+    if file.suffix.lower() not in XYZ:
+        return [{} for _ in range(count)]
+    return [
+        {key: value for key in KEPT if (value := frame.header.text(key)) is not None}
+        for frame in read_frames(file)
+    ]
