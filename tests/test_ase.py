@@ -94,10 +94,10 @@ def test_what_cannot_be_used_is_refused(folder, tmp_path_factory):
     atoms.calc = EnsembleCalculator(folder)
     with pytest.raises(InputError, match="cannot treat N"):
         atoms.get_potential_energy()
+    free = stretched()
+    free.calc = atoms.calc
     with pytest.raises(InputError, match="cell"):
-        stretched_in_space = stretched()
-        stretched_in_space.calc = atoms.calc
-        stretched_in_space.get_stress()
+        free.get_stress()
     (folder / "m1.json").write_text("{}")
     from hpcal.core import ensemble
 

@@ -118,11 +118,12 @@ def _estimate(spec: CampaignSpec, start: Start) -> dict[str, Any]:
 
 
 def _label_budget(spec: CampaignSpec, first: int, given: int) -> int | None:
-    """Labels at the end of the campaign, at most; None where no rule bounds them."""
+    """Labels at the end of the campaign, about; None where no rule bounds them."""
     stop = spec.file.stop
     by_generations = None
     if stop.generations is not None:
-        by_generations = given + first + (stop.generations - 1) * spec.selection.batch
+        learned = given + first + (stop.generations - 1) * spec.selection.batch
+        by_generations = round(learned / (1.0 - spec.selection.audit_share))
     bounds = [bound for bound in (stop.labels, by_generations) if bound is not None]
     return min(bounds) if bounds else None
 
@@ -290,7 +291,7 @@ def _text(found: Mapping[str, Any]) -> str:
 
 def _estimate_text(new: bool, estimate: Mapping[str, Any]) -> list[str]:
     total = estimate["qm_calls"]["total"]
-    labels = "open-ended" if estimate["labels"] is None else f"at most {estimate['labels']}"
+    labels = "open-ended" if estimate["labels"] is None else f"about {estimate['labels']}"
     lines = [f"  labels {'at the end' if new else 'still to come'}: {labels}"]
     if new:
         calls = estimate["qm_calls"]

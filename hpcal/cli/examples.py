@@ -40,7 +40,8 @@ def write_example(name: str, here: Path) -> None:
     for relative in _data(read_yaml(source).data):
         if (source.parent / relative).exists():
             files |= _files(source.parent / relative, here / relative)
-    files[here / SITE] = shipped_folder("site_configs") / SITE.name
+    if not (here / SITE).exists():  # the user's own site stays what it is
+        files[here / SITE] = shipped_folder("site_configs") / SITE.name
     for target, original in files.items():
         if target.exists() and (not target.is_file() or target.read_bytes() != original.read_bytes()):
             raise InputError(f"{target} exists and is not overwritten: move it, or go to another folder")

@@ -61,6 +61,17 @@ def _bootstrap(done: Completed) -> list[str]:
             text = f"no bootstrap structures from minimum {task.inputs['minimum_id']}: {value['message']}"
             add_event(session, context.store.epoch, "bootstrap_failed", text, task_id=task.id)
             messages.append(text)
+        for seed in value["seeds"]:
+            structures.add_structure(
+                session,
+                seed,
+                origin="seed",
+                state=StructureState.WAITING,
+                split=Split.TRAIN,
+                parent_id=task.inputs["minimum_id"],
+                task_id=task.id,
+                priority=BOOTSTRAP_PRIORITY,
+            )
         for index, structure in enumerate(value["structures"]):
             rng = stream(context.spec.seed, "split", task.inputs["entry"], task.inputs["minimum_id"], index)
             row = structures.add_structure(

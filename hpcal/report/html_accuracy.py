@@ -24,9 +24,9 @@ def sections(data: ReportData) -> list[Section]:
 def _learning(data: ReportData) -> Section:
     history = data.status["history"]
     lead = text(
-        "Every ensemble, evaluated on the audit test labels that there are now: frames drawn uniformly in time "
-        "from walkers set apart, whatever their uncertainty, which no ensemble learnt from. The band is the 95 % "
-        "bootstrap interval over walkers.",
+        "Every ensemble, evaluated on the audit test labels that there are now: frames drawn uniformly in "
+        "time from walkers set apart, whatever their uncertainty, which no ensemble learnt from. The band is "
+        "the 95 % bootstrap interval over walkers.",
         "lead",
     )
     force, energy = learning_curve(history, "force"), learning_curve(history, "energy")
@@ -95,8 +95,8 @@ def _accuracy(data: ReportData) -> Section:
     )
     if picture is not None:
         caption = (
-            "Energies per atom relative to the mean label of their composition; force RMSE of single structures. "
-            f"{_drawn(found)}"
+            "Energies per atom relative to the mean label of their composition; force RMSE of single "
+            f"structures. {_drawn(found)}"
         )
         body += figure(picture, caption)
     source = "tables score (purpose evaluate: energy_error, force_mae, force_rmse), label, structure"
@@ -107,8 +107,8 @@ def _drawn(found: Evaluations) -> str:
     if all((found.split == str(split)).sum() <= MAX_POINTS for split in GROUPS):
         return ""
     return (
-        f"Of each group {MAX_POINTS} points are drawn: the {WORST} with the largest errors and a random share "
-        "of the others; all numbers are of all."
+        f"Of each group {MAX_POINTS} points are drawn: the {WORST} with the largest errors and a random "
+        "share of the others; all numbers are of all."
     )
 
 
@@ -120,9 +120,9 @@ def _uncertainty(data: ReportData) -> Section:
         body = text("No audit labels have been evaluated yet, so nothing is known of this.", "nothing")
         return Section(anchor="uncertainty", title="Uncertainty and true error", body=body)
     body = text(
-        f"Audit frames under the ensemble of generation {current.name}. A frame with an error above {limit:g} "
-        f"{'eV/Å (force RMSE)' if kind == 'force_rmse' else 'eV/√atom (energy)'} is a failure; one whose "
-        f"uncertainty is above the threshold would be labelled. A good threshold misses few failures.",
+        f"Audit frames under the ensemble of generation {current.name}. A frame with an error above "
+        f"{limit:g} {'eV/Å (force RMSE)' if kind == 'force_rmse' else 'eV/√atom (energy)'} is a failure; one "
+        "whose uncertainty is above the threshold would be labelled. A good threshold misses few failures.",
         "lead",
     )
     picture = uncertainty(known, metric=current.metric, threshold=current.threshold, kind=kind, limit=limit)

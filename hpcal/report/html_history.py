@@ -77,8 +77,8 @@ def _plain(key: object) -> str:
 def _failures(data: ReportData) -> Section:
     labels = data.status["labels"]
     body = text(
-        f"{labels['rejected']} structures were turned away by the labeler or its checks, {labels['failed']} set "
-        "aside. One bad structure never stops a campaign.",
+        f"{labels['rejected']} structures were turned away by the labeler or its checks, {labels['failed']} "
+        "set aside. One bad structure never stops a campaign.",
         "lead",
     )
     rejected: list[list[Cell]] = [[r.code, r.failure_class, r.count, r.example] for r in data.rejections]
@@ -118,7 +118,10 @@ def _walkers(data: ReportData) -> Section:
         alt="Walkers by generation of birth and end: " + _words(by_generation),
     )
     if picture is not None:
-        caption = "A quiet walker was started under the current ensemble and reached its full time without crossing."
+        caption = (
+            "A quiet walker was started under the current ensemble and reached its full time without "
+            "crossing the threshold."
+        )
         body += figure(picture, caption)
     body += _counted(("sampler", "split", "end"), dict(sorted(by_sampler.items())), "table walker")
     return Section(anchor="walkers", title="Walkers", body=body)
@@ -130,8 +133,8 @@ def _machines(data: ReportData) -> Section:
         body = text("No attempt has ended yet.", "nothing")
     else:
         caption = (
-            "Attempts of each pool; the axis on the left ends at the slots. Triangles: an ensemble was promoted. "
-            "Dotted lines: another controller took over; the time between the two is left out."
+            "Attempts of each pool; the axis on the left ends at the slots. Triangles: an ensemble was "
+            "promoted. Dotted lines: another controller took over; the time between the two is left out."
         )
         body = figure(picture, caption)
     pools: list[list[Cell]] = [

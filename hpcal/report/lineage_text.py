@@ -148,7 +148,7 @@ def _attempt(row: Record) -> str:
         place,
         f"{_when(row['start'])} to {_when(row['end'])}",
         f"{row['seconds']:.1f} s" if row["seconds"] is not None else None,
-        f"{row['qm_calls']} QM calls" if row["qm_calls"] else None,
+        _calls(row),
         row["exit_reason"],
     )
 
@@ -163,14 +163,14 @@ def _label(label: Record) -> str:
         f"{label['energy']:.6f} eV",
         f"largest force {label['max_force']:.4g} eV/Å" if label["max_force"] is not None else "no forces",
         f"{method} ({level['code']} {level['version']}, level {label['level_hash'][:12]})",
-        f"{label['qm_calls']} QM calls",
+        _calls(label),
         f"attempt row {label['attempt_id']}" if label["attempt_id"] else "given, not computed here",
         f"taken back: {label['retracted']}" if label["retracted"] else None,
     )
 
 
 def _rejection(row: Record) -> str:
-    return _join(f"{row['code']} ({row['failure_class']}): {row['message']}", f"{row['qm_calls']} QM calls")
+    return _join(f"{row['code']} ({row['failure_class']}): {row['message']}", _calls(row))
 
 
 def _event(row: Record) -> str:
@@ -320,6 +320,11 @@ def _model(trace: Record) -> Sections:
         ("ensemble", [_ensemble_line(trace["ensemble"])] if trace["ensemble"] else []),
         ("attempts", [_attempt(a) for a in trace["attempts"]]),
     )
+
+
+def _calls(row: Record) -> str | None:
+    n = row["qm_calls"]
+    return f"{n} QM call{'s' if n > 1 else ''}" if n else None
 
 
 def _join(*parts: Any) -> str:

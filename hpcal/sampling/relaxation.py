@@ -145,7 +145,7 @@ def find_minima(
         for end in _different(ends):
             if any(_same(end, known) for known in [*minima, *saddles]):
                 continue
-            mode = _downhill(end.structure, counted)
+            mode = downhill(end.structure, counted)
             if mode is None:
                 minima.append(end)
                 continue
@@ -239,7 +239,7 @@ def _end(
     return end
 
 
-def _downhill(structure: Structure, forces: ForceFunction) -> FloatArray | None:
+def downhill(structure: Structure, forces: ForceFunction) -> FloatArray | None:
     """(N, 3) displacement along the most imaginary mode, Å, or None at a minimum."""
     if structure.periodic or len(structure) < 3:
         return None

@@ -43,12 +43,12 @@ def datasets_with(session: Session, label: Record) -> list[Record]:
 
 
 def models_trained_on(session: Session, label: Record) -> list[Record]:
-    """Members whose bag holds the structure of a label; a member without a list saw all of train."""
+    """Trained members whose bag holds the structure of a label; one without a list saw all of train."""
     ids = [dataset["id"] for dataset in datasets_with(session, label)]
     rows = session.execute(
         select(ModelRow, EnsembleRow)
         .join(EnsembleRow, EnsembleRow.id == ModelRow.ensemble_id)
-        .where(EnsembleRow.dataset_id.in_(ids))
+        .where(EnsembleRow.dataset_id.in_(ids), ModelRow.path.is_not(None))
         .order_by(ModelRow.id)
     ).yield_per(16)
     found = []

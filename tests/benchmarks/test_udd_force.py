@@ -30,7 +30,7 @@ from hpcal.potentials import descriptors
 from hpcal.potentials.ani import ANI
 from hpcal.potentials.member import Member
 
-from torchani.arch import ANI as TorchANI  # isort: skip - after hpcal, which silences its warning
+import torchani.arch  # isort: skip - after hpcal, which silences its warning
 from torchani.nn import ANINetworks, AtomicNetwork  # isort: skip
 from torchani.sae import SelfEnergy  # isort: skip
 
@@ -92,7 +92,7 @@ def torchani_calculator(path: Path):
         networks[symbol] = network
     constants = SelfEnergy(SYMBOLS, (frame.self_energies / Hartree).tolist())
     computer = descriptors.computer(frame.aev, len(SYMBOLS)).float()
-    return TorchANI(SYMBOLS, computer, ANINetworks(networks), constants).ase()
+    return torchani.arch.ANI(SYMBOLS, computer, ANINetworks(networks), constants).ase()
 
 
 def one_by_one(structure: Structure, calculators) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_a_good_label_passes() -> None:
         ({"forces": FORCES[:2]}, "shape"),
         ({"charges": [0.0, 0.0]}, "shape"),
         ({"diagnostics": {"converged": False}}, "not_converged"),
-        ({"forces": FORCES + [0.0, 0.0, 0.004]}, "net_force"),
+        ({"forces": FORCES + np.array([0.0, 0.0, 0.004])}, "net_force"),
         ({"forces": FORCES * 60}, "force_limit"),
         ({"charges": [-0.6, 0.3, 0.302]}, "charge_sum"),
     ],

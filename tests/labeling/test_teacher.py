@@ -11,9 +11,10 @@ import torch
 from hpcal.core.batch import Batch
 from hpcal.core.deadline import Deadline
 from hpcal.core.ensemble import EnsembleManifest, MemberFile, file_sha256, load_ensemble
-from hpcal.core.errors import FormatError, InputError
+from hpcal.core.errors import FailureClass, FormatError, InputError
 from hpcal.core.label import Label, Rejection
 from hpcal.core.plugins import Group, find
+from hpcal.core.protocols import Capabilities
 from hpcal.core.structure import Structure
 from hpcal.labeling.make import make_labeler
 from hpcal.labeling.teacher import Teacher, TeacherSettings
@@ -21,15 +22,19 @@ from hpcal.labeling.teacher import Teacher, TeacherSettings
 WATER = Structure(numbers=[8, 1, 1], positions=[[0, 0, 0], [0, 0, 0.96], [0.93, 0, -0.24]])
 
 
-@pytest.fixture
-def ensemble(tmp_path: Path) -> Path:
+def write_ensemble(folder: Path, depth: float) -> None:
     """Three Morse potentials for H and O that disagree."""
     morse = find(Group.POTENTIALS, "morse")
     members = []
     for index in range(3):
-        path = MAKE_MEMBER(morse, tmp_path, index)
-        members.append(MemberFile(path=str(path), sha256=file_sha256(Path(path))))
-    EnsembleManifest(kind="morse", members=tuple(members)).write(tmp_path)
+        path = morse.write_member(folder / f"{index}.json", [1, 8], well_depth_eV=depth + 0.3 * index)
+        members.append(MemberFile(path=str(path), sha256=file_sha256(path)))
+    EnsembleManifest(kind="morse", members=tuple(members)).write(folder)
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Path:
+    write_ensemble(tmp_path, depth=4.0)
     return tmp_path
 
 
@@ -71,11 +76,25 @@ def test_elements_and_boundaries(ensemble: Path) -> None:
     oracle = teacher(ensemble)
     assert oracle.missing_elements([1, 6, 8]) == (6,)
     crystal = Structure(
+        numbers=WATER.numbers, positions=WATER.positions, cell=np.eye(3) * 4, pbc=(True, True, True)
+    )
+    label = oracle.label(crystal, Deadline())
+    potential = load_ensemble(EnsembleManifest.read(ensemble), dtype="float64")
+    expected = potential.stress(Batch.of([crystal], dtype=torch.float64))[0].numpy()
+    assert np.abs(expected).max() > 1e-3
+    assert label.stress == pytest.approx(expected, abs=1e-12)
+    assert oracle.label(WATER, Deadline()).stress is None
+
+
+def test_a_molecular_ensemble_refuses_crystals(ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    morse = type(load_ensemble(EnsembleManifest.read(ensemble), dtype="float64"))
+    monkeypatch.setattr(morse, "capabilities", lambda _: Capabilities(periodic=False))
+    crystal = Structure(
         numbers=WATER.numbers, positions=WATER.positions, cell=np.eye(3) * 9, pbc=(True, True, True)
     )
-    result = oracle.label(crystal, Deadline())
+    result = teacher(ensemble).label(crystal, Deadline())
     assert isinstance(result, Rejection)
-    assert result.code == "periodic"
+    assert (result.code, result.failure_class) == ("periodic", FailureClass.INPUT)
 
 
 def test_through_the_front_door(ensemble: Path) -> None:
@@ -86,10 +105,11 @@ def test_through_the_front_door(ensemble: Path) -> None:
         assert labeler.label(carbon, Deadline()).code == "element"
 
 
-def test_what_is_no_ensemble(ensemble: Path, tmp_path: Path) -> None:
+def test_what_is_no_ensemble(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ensemble"):
         teacher(tmp_path / "nowhere")
-    member = Path(EnsembleManifest.read(ensemble).members[0].path)
+    write_ensemble(tmp_path, depth=7.7)
+    member = tmp_path / "0.json"
     member.write_bytes(member.read_bytes() + b" ")
     with pytest.raises(FormatError, match="damaged"):
-        teacher(ensemble)
+        teacher(tmp_path)

@@ -30,7 +30,7 @@ def shaken(name: str, **kwargs: object) -> Structure:
 
 
 def crystal() -> Structure:
-    atoms = bulk("Si", cubic=True)
+    atoms = bulk("Si")
     atoms.set_cell(atoms.cell @ np.array([[1.01, 0.004, 0], [0, 0.98, 0], [0, 0.003, 1.015]]), True)
     atoms.rattle(0.05, seed=1)
     return from_ase(atoms)

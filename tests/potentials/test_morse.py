@@ -31,14 +31,13 @@ LEVEL = LevelOfTheory(code="test", version="1", method="morse")
 
 @pytest.fixture
 def teacher(tmp_path):
-    path = Morse.write_member(
+    return Morse.write_member(
         tmp_path / "teacher.json",
         [1, 8],
         well_depth_eV=3.0,
         self_energies_eV={1: -13.0, 8: -430.0},
         pairs={(1, 1): (0.2, 1.5, 1.5)},
     )
-    return path
 
 
 @pytest.fixture
@@ -209,7 +208,7 @@ def test_a_damaged_file_is_refused(teacher, tmp_path, damage):
         path.write_text(json.dumps(content))
     elif damage == "binary":
         path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FormatError, match="bad.json"):
+    with pytest.raises(FormatError, match=r"bad\.json"):
         Morse.load([path])
 
 

@@ -95,18 +95,17 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(water, tmp_path, t
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     specs = [MemberSpec(index=i, seed=10 + i) for i in range(3)]
     trainer = kind(epochs=5).trainer(water.elements, seed=5)
-    interruptions = 0
-    while True:
-        # The deadline comes in the middle of an epoch, after three steps, again and again.
+
+    def three_steps():
+        # The deadline comes in the middle of an epoch, after three steps.
         asked = itertools.count()
-        deadline = Deadline(stop=lambda asked=asked: next(asked) >= 3)
-        try:
-            results = trainer.fit(water, specs, deadline, tmp_path / "parts")
-            break
-        except TaskFailure as failure:
-            assert failure.failure_class is FailureClass.RESOURCE
-            interruptions += 1
-    assert interruptions == 9
+        return Deadline(stop=lambda: next(asked) >= 3)
+
+    for _ in range(9):
+        with pytest.raises(TaskFailure) as caught:
+            trainer.fit(water, specs, three_steps(), tmp_path / "parts")
+        assert caught.value.failure_class is FailureClass.RESOURCE
+    results = trainer.fit(water, specs, three_steps(), tmp_path / "parts")
     assert [r.sha256 for r in results] == expected
 
 
@@ -249,10 +248,10 @@ def test_gradient_of_the_loss_is_that_of_finite_differences(mixed_dataset, tmp_p
             ends = []
             for sign in (1.0, -1.0):
                 with torch.no_grad():
-                    weight += sign * 1e-6 * direction
+                    weight.add_(direction, alpha=sign * 1e-6)
                 ends.append(float(loss().detach()))
                 with torch.no_grad():
-                    weight -= sign * 1e-6 * direction
+                    weight.sub_(direction, alpha=sign * 1e-6)
             assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(
                 float((gradient * direction).sum()), rel=1e-5, abs=1e-6
             )

@@ -12,11 +12,13 @@ import numpy as np
 
 from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.plugins import Group
+from hpcal.core.protocols import ForceFunction
+from hpcal.core.structure import Structure
 from hpcal.engine.work.context import Work, WorkInterrupted, build
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
 from hpcal.labeling.forces import as_forces
 from hpcal.labeling.make import make_labeler
-from hpcal.sampling.relaxation import relax
+from hpcal.sampling.relaxation import downhill, relax
 
 _labelers: dict[str, CheckedLabeler] = {}
 
@@ -34,7 +36,7 @@ def label(work: Work) -> None:
         raise WorkInterrupted
 
 
-def _one_label(labeler: CheckedLabeler, structure: Any, work: Work) -> dict[str, Any]:
+def _one_label(labeler: CheckedLabeler, structure: Structure, work: Work) -> dict[str, Any]:
     try:
         return {"result": labeler.label(structure, work.deadline)}
     except TaskFailure as failure:
@@ -71,16 +73,27 @@ def bootstrap(work: Work) -> None:
     labeler = labeler_of(work.inputs["label"], work.threads, work.log)
     forces = as_forces(labeler, work.deadline)
     rng = np.random.default_rng(work.inputs["stream"])
+    seed = work.inputs["seed"]
+    record: dict[str, Any] = {"structures": [], "seeds": [], "message": ""}
     try:
-        made = generator.generate(work.inputs["seed"], work.inputs["count"], forces, rng)
+        record["structures"] = list(generator.generate(seed, work.inputs["count"], forces, rng))
     except TaskFailure as failure:
         if work.deadline.interrupted():
             raise WorkInterrupted from None
         if failure.failure_class is not FailureClass.PHYSICS:
             raise
-        work.spool.append({"structures": [], "qm_calls": forces.calls, "message": str(failure)})
-        return
-    work.spool.append({"structures": list(made), "qm_calls": forces.calls, "message": ""})
+        record["message"] = str(failure)
+        if generator.needs_minimum:
+            record["seeds"] = _off_saddle(seed, forces)
+    work.spool.append({**record, "qm_calls": forces.calls})
+
+
+def _off_saddle(structure: Structure, forces: ForceFunction) -> list[Structure]:
+    """Both sides of a saddle point: relaxations may end on one, and the minima are beside it."""
+    mode = downhill(structure, forces)
+    if mode is None:
+        return []
+    return [structure.with_positions(structure.positions + sign * mode) for sign in (1.0, -1.0)]
 
 
 def labeler_of(record: Mapping[str, Any], threads: int, log: Path) -> CheckedLabeler:
