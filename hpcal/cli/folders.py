@@ -12,7 +12,6 @@ from typing import Final
 import psutil
 
 from hpcal.core.errors import InputError
-from hpcal.engine.start import holds_campaign
 from hpcal.store import campaigns
 from hpcal.store.database import STORE_FILE, Store
 from hpcal.store.session import Session
@@ -37,7 +36,7 @@ OWN: Final = frozenset(
 
 def begun(root: Path) -> bool:
     """Whether a folder holds a campaign; one that was killed at its very start holds none yet."""
-    if not holds_campaign(root):
+    if not (root / STORE_FILE).is_file():
         return False
     store = Store.read(root)
     try:

@@ -36,6 +36,11 @@ def _(action: plan.Relax, session: Session, context: Context) -> list[TaskRow]:
 
 
 @apply.register
+def _(action: plan.CheckMinimum, session: Session, context: Context) -> list[TaskRow]:
+    return [_task(session, context, "curvature", "label", asdict(action), units=1)]
+
+
+@apply.register
 def _(action: plan.Bootstrap, session: Session, context: Context) -> list[TaskRow]:
     return [_task(session, context, "bootstrap", "label", asdict(action), units=action.count)]
 

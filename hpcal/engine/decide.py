@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +13,13 @@ from hpcal.core.walker import Split
 from hpcal.engine.context import Context
 from hpcal.engine.plan import quiet_rounds
 from hpcal.engine.promotion import Gate, gate
-from hpcal.engine.snapshot import take
+from hpcal.engine.snapshot import MIN_CALIBRATION, take
 from hpcal.store import ensembles, queries
 from hpcal.store.database import add_event
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow, ScoreRow
 from hpcal.store.transitions import EnsembleState
 from hpcal.uncertainty.calibration import Calibration, CalibrationSettings, calibrate
-
-MIN_CALIBRATION: Final = 5
-"""Calibration labels below which the threshold is provisional."""
 
 
 def decide(session: Session, context: Context, ensemble_id: int) -> str:
@@ -84,7 +81,7 @@ def _threshold(
         made = _calibrated(learned, settings, None, floor)
         sentence = f"provisional, on {len(learned)} labels that were learned from: {made.sentence}"
     else:
-        known = None if previous is None or _was_provisional(previous) else previous.threshold
+        known = None if previous is None else previous.threshold
         made = _calibrated(audit, settings, known, floor)
         sentence = made.sentence
     value, stated = made.threshold, context.spec.file.uncertainty.threshold
@@ -92,10 +89,6 @@ def _threshold(
         value, sentence = float(stated), f"threshold {stated:g} as stated"
     record = {**asdict(made), "sentence": sentence, "provisional": provisional}
     return Threshold(value=value, bias_width=made.bias_width, record=record, sentence=sentence)
-
-
-def _was_provisional(ensemble: EnsembleRow) -> bool:
-    return bool((ensemble.calibration or {}).get("provisional", True))
 
 
 def _calibrated(

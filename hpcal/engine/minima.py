@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hpcal.core.errors import FailureClass
@@ -54,8 +54,27 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
     structures.move(session, [seed.id], StructureState.DROPPED, reason=f"relaxed to structure {row.id}")
 
 
+def record_curvature(session: Session, task: TaskRow, seeds: Sequence[Structure]) -> None:
+    """Writes what curvature says of a relaxed structure; from a saddle point it goes on downhill."""
+    if not seeds:
+        return
+    saddle = task.inputs["minimum_id"]
+    structures.change(session, saddle, origin="saddle", reason="a saddle point, not a minimum")
+    for seed in seeds:
+        structures.add_structure(
+            session,
+            seed,
+            origin="seed",
+            state=StructureState.WAITING,
+            split=Split.TRAIN,
+            parent_id=saddle,
+            task_id=task.id,
+            priority=BOOTSTRAP_PRIORITY,
+        )
+
+
 def _known(session: Session, found: Structure, energy: float) -> StructureRow | None:
-    for row in structures.of_origin(session, "minimum"):
+    for row in structures.of_origin(session, "minimum", "saddle"):
         if row.state is StructureState.DROPPED or row.energy is None:
             continue
         if same_minimum(structure_of(row), row.energy, found, energy):

@@ -55,6 +55,11 @@ def _bootstrap(session: Session, context: Context, task: TaskRow) -> Payload:
     }
 
 
+def _curvature(session: Session, context: Context, task: TaskRow) -> Payload:
+    ((_, structure),) = structures.structures_of(session, [task.inputs["minimum_id"]])
+    return {"label": context.spec.seed_level.as_dict(), "structure": structure}
+
+
 def _train(session: Session, context: Context, task: TaskRow) -> Payload:
     ensemble = ensembles.get(session, task.inputs["ensemble_id"])
     last_seq = ensembles.dataset_of(session, ensemble).last_seq
@@ -155,6 +160,7 @@ def _scoring(session: Session, context: Context, ensemble_id: int) -> Payload:
 
 BUILDERS: Final[Mapping[str, Callable[[Session, Context, TaskRow], Payload]]] = {
     "relax": _relax,
+    "curvature": _curvature,
     "bootstrap": _bootstrap,
     "label": _label,
     "train": _train,

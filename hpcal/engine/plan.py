@@ -29,6 +29,13 @@ class Relax:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckMinimum:
+    """Look at the curvature of a relaxed structure: it may be a saddle point."""
+
+    minimum_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """Make first structures around a minimum."""
 
@@ -108,7 +115,20 @@ class Fail:
     reason: str
 
 
-Action = Relax | Bootstrap | LabelChunk | Train | Evaluate | Spawn | Sample | Rescore | Select | Finish | Fail
+Action = (
+    Relax
+    | CheckMinimum
+    | Bootstrap
+    | LabelChunk
+    | Train
+    | Evaluate
+    | Spawn
+    | Sample
+    | Rescore
+    | Select
+    | Finish
+    | Fail
+)
 
 
 def plan(view: View, spec: CampaignSpec) -> list[Action]:
@@ -186,6 +206,9 @@ def _begin(view: View, spec: CampaignSpec) -> list[Action]:
     actions: list[Action] = [Relax(structure_ids=(seed,)) for seed in view.seeds]
     if view.seeds or view.outstanding("relax"):
         return actions
+    actions += [CheckMinimum(minimum_id=minimum) for minimum in view.unchecked]
+    if view.unchecked or view.outstanding("curvature"):
+        return [*actions, *_label(view, spec)]
     pairs = [
         (entry, minimum)
         for entry, block in enumerate(spec.bootstrap)

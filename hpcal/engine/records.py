@@ -16,7 +16,7 @@ from hpcal.core.protocols import MemberResult
 from hpcal.core.walker import Candidate, SampleResult, Split
 from hpcal.engine.context import Context
 from hpcal.engine.decide import decide
-from hpcal.engine.minima import BOOTSTRAP_PRIORITY, record_minimum
+from hpcal.engine.minima import BOOTSTRAP_PRIORITY, record_curvature, record_minimum
 from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
 from hpcal.store import ensembles, labels, structures, walkers
@@ -52,6 +52,13 @@ def _relax(done: Completed) -> list[str]:
     return []
 
 
+def _curvature(done: Completed) -> list[str]:
+    for value in done.values:
+        done.attempt.qm_calls += value["qm_calls"]
+        record_curvature(done.session, done.task, value["seeds"])
+    return []
+
+
 def _bootstrap(done: Completed) -> list[str]:
     session, context, task, values = done.session, done.context, done.task, done.values
     messages = []
@@ -61,17 +68,6 @@ def _bootstrap(done: Completed) -> list[str]:
             text = f"no bootstrap structures from minimum {task.inputs['minimum_id']}: {value['message']}"
             add_event(session, context.store.epoch, "bootstrap_failed", text, task_id=task.id)
             messages.append(text)
-        for seed in value["seeds"]:
-            structures.add_structure(
-                session,
-                seed,
-                origin="seed",
-                state=StructureState.WAITING,
-                split=Split.TRAIN,
-                parent_id=task.inputs["minimum_id"],
-                task_id=task.id,
-                priority=BOOTSTRAP_PRIORITY,
-            )
         for index, structure in enumerate(value["structures"]):
             rng = stream(context.spec.seed, "split", task.inputs["entry"], task.inputs["minimum_id"], index)
             row = structures.add_structure(
@@ -330,6 +326,7 @@ def _candidate(
 Recorder = Callable[[Completed], list[str]]
 RECORDERS: Final[Mapping[str, Recorder]] = {
     "relax": _relax,
+    "curvature": _curvature,
     "bootstrap": _bootstrap,
     "label": _label,
     "train": _train,

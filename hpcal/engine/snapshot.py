@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from hpcal.core.walker import Split
+from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.context import Context
 from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH
 from hpcal.engine.tasks import WORK
@@ -20,9 +21,10 @@ ALL_REJECTED = 20
 """Structures turned away in a row before labelling counts as failed."""
 ALL_BROKEN = 200
 """Walkers broken in a row before sampling counts as failed."""
+GONE = (StructureState.DROPPED, StructureState.QUARANTINED)
 GAP_LIMIT = 20_000
-LEARNED_FROM = 10
-"""Audit labels below which the threshold is provisional, from the labels learned from."""
+MIN_CALIBRATION = 10
+"""Calibration labels below which the threshold is provisional, from the labels learned from."""
 
 
 def take(session: Session, context: Context) -> View:
@@ -43,6 +45,7 @@ def take(session: Session, context: Context) -> View:
     return View(
         seeds=queries.queue(session, waiting, ("seed",), 1000),
         minima=_minima(session) if current is None else (),
+        unchecked=_unchecked(session, spec) if current is None else (),
         bootstrapped=frozenset(
             (int(i["entry"]), int(i["minimum_id"])) for i in tasks.inputs_of(session, "bootstrap")
         )
@@ -103,9 +106,17 @@ def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> Ensemb
 
 def _minima(session: Session) -> tuple[int, ...]:
     """Where bootstraps start: relaxed minima, or the seeds as given where nothing is relaxed."""
-    gone = (StructureState.DROPPED, StructureState.QUARANTINED)
     rows = structures.of_origin(session, "minimum", "given")
-    return tuple(row.id for row in rows if row.state not in gone)
+    return tuple(row.id for row in rows if row.state not in GONE)
+
+
+def _unchecked(session: Session, spec: CampaignSpec) -> tuple[int, ...]:
+    """Relaxed structures that may be saddle points, where a bootstrap needs minima."""
+    if not any(b.part is not None and b.part.plugin.needs_minimum for b in spec.bootstrap):
+        return ()
+    checked = {int(i["minimum_id"]) for i in tasks.inputs_of(session, "curvature")}
+    relaxed = (r for r in structures.of_origin(session, "minimum") if r.state not in GONE)
+    return tuple(row.id for row in relaxed if row.id not in checked)
 
 
 def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
@@ -116,11 +127,11 @@ def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
     """
     if newest is None:
         return ()
-    audits = queries.labels_after(session, 0, queries.AUDITING)
+    calibration = queries.labels_after(session, 0, (Split.CALIBRATION,))
     found = []
     for row in queries.ensembles(session, *_EVALUATED):
         splits = [*queries.AUDITING, Split.REFERENCE]
-        if row.id == newest.id and audits < LEARNED_FROM:
+        if row.id == newest.id and calibration < MIN_CALIBRATION:
             splits += queries.LEARNING
         missing = queries.unevaluated(session, row.id, splits, GAP_LIMIT)
         if missing:

@@ -18,6 +18,7 @@ from hpcal.engine.work.context import Work, WorkInterrupted
 
 WORK: Final[Mapping[str, str]] = {
     "relax": "hpcal.engine.work.quantum:relax_seeds",
+    "curvature": "hpcal.engine.work.quantum:curvature",
     "bootstrap": "hpcal.engine.work.quantum:bootstrap",
     "label": "hpcal.engine.work.quantum:label",
     "train": "hpcal.engine.work.learning:train",

@@ -74,6 +74,7 @@ class View:
     Attributes:
         seeds: seeds that wait for their relaxation.
         minima: structures that bootstraps start from.
+        unchecked: those whose curvature must be looked at first.
         bootstrapped: (entry, minimum) pairs whose task was made.
         waiting: head of the queue for labels, learning structures.
         waiting_audit: head of the queue for labels, audit frames.
@@ -100,6 +101,7 @@ class View:
 
     seeds: tuple[int, ...] = ()
     minima: tuple[int, ...] = ()
+    unchecked: tuple[int, ...] = ()
     bootstrapped: frozenset[tuple[int, int]] = frozenset()
     waiting: tuple[int, ...] = ()
     waiting_audit: tuple[int, ...] = ()

@@ -20,11 +20,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +36,7 @@ from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.labeling.failures import check_time
+from hpcal.labeling.scratch import Scratch
 from hpcal.labeling.wire import LENGTH, failure_of, hello, send
 
 THREAD_VARIABLES: Final = (
@@ -190,8 +189,8 @@ class _Child:
     """The process, its pipes, its scratch directory and its log."""
 
     def __init__(self, threads: int, log: Path | None) -> None:
-        self._scratch = Path(tempfile.mkdtemp(prefix="hpcal-label-"))
-        self._log = self._scratch / "child.log" if log is None else log
+        self._scratch = Scratch()
+        self._log = self._scratch.path / "child.log" if log is None else log
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
@@ -200,8 +199,8 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=out,
                 bufsize=0,
-                cwd=self._scratch,
-                env=_environment(threads, self._scratch),
+                cwd=self._scratch.path,
+                env=_environment(threads, self._scratch.path),
                 # An interrupt from the terminal is the worker's to handle.
                 start_new_session=True,
             )
@@ -236,7 +235,7 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
     def _read(self, size: int, deadline: Deadline) -> bytes:
         assert self._process.stdout is not None

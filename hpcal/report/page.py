@@ -66,14 +66,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], source: str) -> s
     ]
     wide = [not r and max(len(str(row[i])) for row in rows) > 40 for i, r in enumerate(right)]
     kinds = [' class="n"' if r else ' class="wide"' if w else "" for r, w in zip(right, wide, strict=True)]
-    titles = "".join(f"<th{kind}>{escape(h)}</th>" for h, kind in zip(head, kinds, strict=True))
+    cells = "".join(f"<th{kind}>{escape(h)}</th>" for h, kind in zip(head, kinds, strict=True))
+    titles = f"<thead><tr>{cells}</tr></thead>" if any(head) else ""
     lines = "\n".join(
         "<tr>" + "".join(f"<td{k}>{escape(shown(c))}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )
     return (
         f'<div class="scroll"><table><caption>Source: {escape(source)}</caption>'
-        f"<thead><tr>{titles}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n"
+        f"{titles}\n<tbody>{lines}</tbody></table></div>\n"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hpcal.core.arrays import BoolArray, FloatArray
 from hpcal.core.walker import Split
@@ -111,10 +111,18 @@ def _positive_axis(axis: Any) -> None:
     low, high = axis.dataLim.y0, axis.dataLim.y1
     if low > 0 and high / low > LOG_RANGE:
         axis.set_yscale("log")
+        plain_log(axis.yaxis)
     else:
         axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.margins(x=0.04)
+
+
+def plain_log(axis: Any) -> None:
+    """Ticks 1, 2, 5, 10 … of a logarithmic axis as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def parity(found: Evaluations) -> Picture | None:
@@ -167,13 +175,14 @@ def _force_spread(axis: Any, found: Evaluations) -> None:
         axis.text(0.5, 0.5, "no labels with forces", ha="center", transform=axis.transAxes, color=GREY)
         return
     everything = np.concatenate(list(values.values()))
-    bins = np.geomspace(everything.min() * 0.99, everything.max() * 1.01, 24)
+    bins = np.geomspace(everything.min() * 0.99, everything.max() * 1.01, 16)
     for split, v in values.items():
         name, colour, _ = GROUPS[split]
         weights = np.full(len(v), 1 / len(v))
         axis.hist(v, bins, weights=weights, color=colour, alpha=0.25)
         axis.hist(v, bins, weights=weights, color=colour, histtype="step", lw=1.6, label=name)
     axis.set_xscale("log")
+    plain_log(axis.xaxis)
 
 
 def true_error(found: Evaluations, kind: str) -> FloatArray:
@@ -221,6 +230,11 @@ def uncertainty(
                     label=name, rasterized=True,
                 )  # fmt: skip
         axis.set(xscale="log", yscale="log")
+        low, high = min(error.min(), limit), max(error.max(), limit)
+        # Room above and below for the counts in the corners.
+        axis.set_ylim(low / 2.2, high * 2.2)
+        plain_log(axis.xaxis)
+        plain_log(axis.yaxis)
         axis.axhline(limit, color=GREY, lw=1.2, ls=":", label=f"failure above {limit:g}")
         if threshold is not None and threshold > 0:
             axis.axvline(threshold, color=VERMILLION, lw=1.6, label=f"threshold {threshold:.3g}")

@@ -12,7 +12,7 @@ html { scroll-behavior: smooth; scroll-padding-top: 3.5rem; }
 body { margin: 0; background: var(--ground); color: var(--ink);
 font: 16px/1.55 Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
   sans-serif; }
-header.top, main { max-width: 1120px; margin: 0 auto; padding: 0 1.25rem; }
+header.top, main { max-width: 1000px; margin: 0 auto; padding: 0 1.25rem; }
 header.top { padding-top: 2.25rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .35rem; letter-spacing: -.02em; }
 h2 { font-size: 1.25rem; margin: 0 0 .35rem; letter-spacing: -.01em; }
@@ -36,7 +36,7 @@ font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .82rem; line-height: 1.35; display: block; }
 nav { position: sticky; top: 0; z-index: 2; background: rgba(245, 247, 250, .94); border-bottom: 1px
   solid var(--line); }
-nav div { max-width: 1120px; margin: 0 auto; padding: .55rem 1.25rem; display: flex; gap: 1.15rem;
+nav div { max-width: 1000px; margin: 0 auto; padding: .55rem 1.25rem; display: flex; gap: 1.15rem;
   overflow-x: auto; }
 nav a { color: var(--soft); text-decoration: none; font-size: .88rem; white-space: nowrap; }
 nav a:hover, nav a:focus { color: var(--accent); }
@@ -61,7 +61,7 @@ code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; bac
 border-radius: 4px; overflow-wrap: anywhere; }
 details > summary { cursor: pointer; color: var(--accent); font-size: .9rem; margin: .6rem 0; }
 .nothing { color: var(--soft); font-style: italic; }
-footer { max-width: 1120px; margin: 0 auto 3rem; padding: 0 1.25rem; color: var(--soft); font-size:
+footer { max-width: 1000px; margin: 0 auto 3rem; padding: 0 1.25rem; color: var(--soft); font-size:
   .85rem; }
 @media (max-width: 640px) { section { padding: 1rem; } h1 { font-size: 1.5rem; } }
 @media print { nav { display: none; } body { background: white; } section { break-inside: avoid; border:

@@ -21,7 +21,7 @@ from hpcal.store.tables import (
 )
 from hpcal.store.transitions import OUTSTANDING, EnsembleState, StructureState, TaskState, WalkerState
 
-BOOTSTRAP_ORIGINS = ("minimum", "given", "bootstrap")
+BOOTSTRAP_ORIGINS = ("minimum", "saddle", "given", "bootstrap")
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
 BROKEN = tuple(

@@ -305,7 +305,7 @@ def test_scratch_is_removed_after_a_bad_ending(odd: object, scratch: Path, does:
     assert not any(scratch.iterdir())
 
 
-def test_the_child_ends_with_its_worker(tmp_path: Path) -> None:
+def test_the_child_ends_with_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 import time
 from hpcal.core.deadline import Deadline
@@ -328,6 +328,14 @@ labeler.label(Structure(numbers=[2], positions=[[0, 0, 0]], charge=2), Deadline(
     while not gone(child) and time.monotonic() < end:
         time.sleep(0.02)
     assert gone(child)
+    # Nobody was left to remove its scratch directory: the next labeler does.
+    assert len(list(tmp_path.glob("hpcal-label-*"))) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with IsolatedLabeler("odd", {}) as one, IsolatedLabeler("odd", {}) as other:
+        assert_works(one)
+        assert_works(other)
+        assert len(list(tmp_path.glob("hpcal-label-*"))) == 2
+    assert not list(tmp_path.glob("hpcal-label-*"))
 
 
 def test_settings_that_do_not_fit() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.plugins import Group
-from hpcal.core.protocols import ForceFunction
 from hpcal.core.structure import Structure
 from hpcal.engine.work.context import Work, WorkInterrupted, build
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
@@ -73,27 +72,32 @@ def bootstrap(work: Work) -> None:
     labeler = labeler_of(work.inputs["label"], work.threads, work.log)
     forces = as_forces(labeler, work.deadline)
     rng = np.random.default_rng(work.inputs["stream"])
-    seed = work.inputs["seed"]
-    record: dict[str, Any] = {"structures": [], "seeds": [], "message": ""}
+    record: dict[str, Any] = {"structures": [], "message": ""}
     try:
-        record["structures"] = list(generator.generate(seed, work.inputs["count"], forces, rng))
+        made = generator.generate(work.inputs["seed"], work.inputs["count"], forces, rng)
+        record["structures"] = list(made)
     except TaskFailure as failure:
         if work.deadline.interrupted():
             raise WorkInterrupted from None
         if failure.failure_class is not FailureClass.PHYSICS:
             raise
         record["message"] = str(failure)
-        if generator.needs_minimum:
-            record["seeds"] = _off_saddle(seed, forces)
     work.spool.append({**record, "qm_calls": forces.calls})
 
 
-def _off_saddle(structure: Structure, forces: ForceFunction) -> list[Structure]:
-    """Both sides of a saddle point: relaxations may end on one, and the minima are beside it."""
-    mode = downhill(structure, forces)
-    if mode is None:
-        return []
-    return [structure.with_positions(structure.positions + sign * mode) for sign in (1.0, -1.0)]
+def curvature(work: Work) -> None:
+    """Whether a relaxed structure is a minimum; if not, the structures to both sides of the saddle."""
+    structure: Structure = work.inputs["structure"]
+    forces = as_forces(labeler_of(work.inputs["label"], work.threads, work.log), work.deadline)
+    try:
+        mode = downhill(structure, forces)
+    except TaskFailure:
+        if work.deadline.interrupted():
+            raise WorkInterrupted from None
+        raise
+    beside = [] if mode is None else [structure.positions + sign * mode for sign in (1.0, -1.0)]
+    seeds = [structure.with_positions(positions) for positions in beside]
+    work.spool.append({"seeds": seeds, "qm_calls": forces.calls})
 
 
 def labeler_of(record: Mapping[str, Any], threads: int, log: Path) -> CheckedLabeler:

@@ -1,0 +1,100 @@
+"""Usage errors name what was meant; errors of hpcal are one sentence with their exit code."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from cli.helpers import hpcal
+
+from hpcal.cli import look
+from hpcal.core.errors import CampaignFailed, CampaignHeld, InputError, Interrupted
+
+
+def test_an_unknown_command_names_the_nearest():
+    result = hpcal("statos")
+    assert result.exit_code == 2
+    assert "did you mean 'status'?" in result.stderr
+
+
+def test_an_unknown_command_like_no_other_lists_all():
+    result = hpcal("frobnicate")
+    assert result.exit_code == 2
+    assert "known: init, run, resume" in result.stderr
+
+
+def test_an_unknown_option_names_the_nearest():
+    result = hpcal("run", "x.yaml", "--sites", "local")
+    assert result.exit_code == 2
+    assert "--site" in result.stderr.splitlines()[-1]
+
+
+def test_an_unknown_subcommand_of_config():
+    result = hpcal("config", "chek", "x")
+    assert result.exit_code == 2
+    assert "check" in result.stderr
+
+
+def test_a_missing_argument():
+    assert hpcal("run").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("wrong"), 2),
+        (CampaignFailed("failed"), 1),
+        (CampaignHeld("held"), 3),
+        (Interrupted("stopped"), 130),
+    ],
+)
+def test_errors_end_with_their_exit_code(monkeypatch, error, code):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(look, "status", fail)
+    result = hpcal("status", "x")
+    assert result.exit_code == code
+    assert result.stderr == f"hpcal: {error}\n"
+
+
+def test_an_interrupt_exits_130(monkeypatch):
+    def fail(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(look, "status", fail)
+    assert hpcal("status", "x").exit_code == 130
+
+
+def test_an_unexpected_error_says_where_its_traceback_is(monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(look, "status", fail)
+    result = hpcal("status", "x")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    assert "unexpected ZeroDivisionError: by nothing" in result.stderr
+    path = result.stderr.strip().rsplit(" ", 1)[1]
+    with open(path, encoding="utf-8") as file:
+        assert "ZeroDivisionError" in file.read()
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(look, "status", fail)
+    result = hpcal("--debug", "status", "x")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_path_that_the_file_system_refuses_is_one_sentence(monkeypatch):
+    def fail(*_args, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/where")
+
+    monkeypatch.setattr(look, "status", fail)
+    result = hpcal("status", "x")
+    assert result.exit_code == 2
+    assert result.stderr == "hpcal: /some/where: permission denied\n"
