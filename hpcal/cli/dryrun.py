@@ -19,6 +19,7 @@ from hpcal.engine.dispatch import Assignment, Report
 from hpcal.engine.plan import (
     Action,
     Bootstrap,
+    CheckMinimum,
     Evaluate,
     Fail,
     Finish,
@@ -248,6 +249,8 @@ def _sentence(found: Sequence[Action], units: int, spec: CampaignSpec) -> str:
     match found[0]:
         case Relax():
             return f"relax {units} seeds to minima {tasks}"
+        case CheckMinimum():
+            return f"look at the curvature of {units} relaxed structures {tasks}"
         case Bootstrap():
             return f"make {units} bootstrap structures around {len(found)} minima"
         case LabelChunk():

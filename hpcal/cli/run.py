@@ -20,6 +20,7 @@ from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Dispatcher, InlineDispatcher
 from hpcal.engine.loop import Controller
+from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.schema import Site, load_site, site_file
@@ -74,6 +75,8 @@ def _resume(
         click.echo(f"campaign {recorded.name} is finished: {reason}")
         print_result(root)
         return
+    if spec is not None and changed:
+        check_parts(spec)
     machine = Machine.of(site or _former_site(former), inline=inline)
     with _terminated_as_interrupted():
         context = take_up(

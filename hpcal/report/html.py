@@ -10,7 +10,7 @@ from pathlib import Path
 from hpcal.core.errors import InputError
 from hpcal.report import html_accuracy, html_history
 from hpcal.report.data import ReportData, gather
-from hpcal.report.page import Section, page, pairs, text, tiles
+from hpcal.report.page import Section, duration, page, pairs, shown, text, tiles
 from hpcal.store.database import Store
 
 
@@ -61,10 +61,10 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
     status = data.status
     labels, errors = status["labels"], status["ensemble"]
     found = [
-        (_count(labels["accepted"]), f"labels accepted, {_count(labels['pending'])} pending"),
-        (_count(status["structures"]["total"]), "structures seen"),
-        (_count(status["qm_calls"]), "QM calls, relaxations and Hessians included"),
-        (f"{status['active_hours']:.3g} h", "that the campaign ran"),
+        (shown(labels["accepted"]), f"labels accepted, {shown(labels['pending'])} pending"),
+        (shown(status["structures"]["total"]), "structures seen"),
+        (shown(status["qm_calls"]), "QM calls, relaxations and Hessians included"),
+        (duration(3600 * status["active_hours"]), "that the campaign ran"),
     ]
     if errors["force_rmse_ev_per_ang"] is not None:
         interval = errors["force_rmse_ev_per_ang_interval"]
@@ -75,10 +75,6 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
             2, (f"{1000 * errors['energy_rmse_ev_per_atom']:.2f}", "meV/atom energy RMSE, audit test")
         )
     return found
-
-
-def _count(n: int) -> str:
-    return f"{n:,}".replace(",", "\u202f")
 
 
 def _level(data: ReportData) -> str:
@@ -107,7 +103,7 @@ def _campaign(data: ReportData) -> Section:
     }
     known = {name: value for name, value in entries.items() if value}
     structures = {s: n for s, n in status["structures"].items() if n}
-    note = "Structures: " + ", ".join(f"{_count(n)} {state}" for state, n in structures.items()) + "."
+    note = "Structures: " + ", ".join(f"{shown(n)} {state}" for state, n in structures.items()) + "."
     body = pairs(known, "tables campaign, ensemble") + (text(note, "note") if structures else "")
     return Section(anchor="campaign", title="Campaign", body=body)
 
@@ -116,9 +112,17 @@ def _named(block: object, key: str) -> str:
     """A block of the campaign file in a few words: its name, then what else it says."""
     if not isinstance(block, dict):
         return ""
-    others = [f"{k} {v}" for k, v in block.items() if k != key]
+    others = [f"{k} {_value(v)}" for k, v in block.items() if k != key]
     name = str(block.get(key, "default"))
     return f"{name} ({', '.join(others)})" if others else name
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{k} {_value(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return str(value)
 
 
 def _footer(data: ReportData) -> str:

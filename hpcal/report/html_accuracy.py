@@ -118,7 +118,7 @@ def _uncertainty(data: ReportData) -> Section:
     known = found.where(np.isfinite(true_error(found, kind)))
     if current is None or not len(known):
         body = text("No audit labels have been evaluated yet, so nothing is known of this.", "nothing")
-        return Section(anchor="uncertainty", title="Uncertainty and true error", body=body)
+        return Section(anchor="uncertainty", title="Uncertainty", body=body)
     body = text(
         f"Audit frames under the ensemble of generation {current.name}. A frame with an error above "
         f"{limit:g} {'eV/Å (force RMSE)' if kind == 'force_rmse' else 'eV/√atom (energy)'} is a failure; one "
@@ -142,7 +142,7 @@ def _uncertainty(data: ReportData) -> Section:
     sentence = (current.calibration or {}).get("sentence")
     if sentence:
         body += text(f"Calibration: {sentence}.", "note")
-    return Section(anchor="uncertainty", title="Uncertainty and true error", body=body)
+    return Section(anchor="uncertainty", title="Uncertainty", body=body)
 
 
 def _uncertainty_row(data: ReportData, split: Split) -> list[Cell]:

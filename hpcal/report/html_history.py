@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from hpcal.report.data import ReportData
-from hpcal.report.page import Cell, Section, figure, folded, table, text
+from hpcal.report.page import Cell, Section, duration, figure, folded, number_of, table, text
 from hpcal.report.pictures import stacked_bars
 from hpcal.report.timeline import timeline
 from hpcal.store.history import Counts
@@ -23,10 +23,10 @@ def _labels(data: ReportData) -> Section:
     status = data.status
     labels, share = status["labels"], status["audit_share"]
     body = text(
-        f"{labels['accepted']} labels were accepted"
+        f"{number_of(labels['accepted'], 'label')} accepted"
         + (f", {share:.1%} of them for the audit" if share is not None else "")
-        + f"; {status['labels_saved']} structures that had been chosen were dropped before their "
-        "calculation, as a later ensemble was sure of them.",
+        + f"; {number_of(status['labels_saved'], 'calculation')} saved on structures that had been chosen, as "
+        "a later ensemble was sure of them.",
         "lead",
     )
     picture = stacked_bars(
@@ -77,8 +77,8 @@ def _plain(key: object) -> str:
 def _failures(data: ReportData) -> Section:
     labels = data.status["labels"]
     body = text(
-        f"{labels['rejected']} structures were turned away by the labeler or its checks, {labels['failed']} "
-        "set aside. One bad structure never stops a campaign.",
+        f"{number_of(labels['rejected'], 'structure')} turned away by the labeler or its checks, "
+        f"{labels['failed']} set aside. One bad structure never stops a campaign.",
         "lead",
     )
     rejected: list[list[Cell]] = [[r.code, r.failure_class, r.count, r.example] for r in data.rejections]
@@ -98,7 +98,7 @@ def _failures(data: ReportData) -> Section:
     body += "<h3>Attempts that failed or were lost</h3>" + _counted(
         ("task", "attempt", "reason"), data.attempt_endings, "table attempt; a lost one is tried again"
     )
-    return Section(anchor="failures", title="Rejections and failures", body=body)
+    return Section(anchor="failures", title="Failures", body=body)
 
 
 def _walkers(data: ReportData) -> Section:
@@ -110,7 +110,7 @@ def _walkers(data: ReportData) -> Section:
         by_sampler[sampler, split, end] += n
     walkers = data.status["walkers"]
     ended = sum(walkers["ended"].values())
-    body = text(f"{ended} walkers have ended, {walkers['alive']} are alive.", "lead")
+    body = text(f"{number_of(ended, 'walker')} ended, {walkers['alive']} alive.", "lead")
     picture = stacked_bars(
         by_generation,
         xlabel="generation in which the walker was born",
@@ -138,11 +138,11 @@ def _machines(data: ReportData) -> Section:
         )
         body = figure(picture, caption)
     pools: list[list[Cell]] = [
-        [name, pool["slots"], pool["busy_hours"], _percent(pool["busy_fraction"])]
+        [name, pool["slots"], duration(3600 * pool["busy_hours"]), _percent(pool["busy_fraction"])]
         for name, pool in data.status["pools"].items()
     ]
     body += table(
-        ("pool", "slots", "slot hours at work", "busy"),
+        ("pool", "slots", "slot time at work", "busy"),
         pools,
         "tables attempt, campaign (site); busy: time in attempts over slots and the time the campaign ran",
     )
@@ -155,9 +155,9 @@ def _kinds(data: ReportData) -> str:
     rows: list[list[Cell]] = []
     for kind, states in tasks.items():
         mine = attempts.kind == kind
-        hours = float(attempts.seconds[mine].sum()) / 3600
-        rows.append([kind, _states(states), int(mine.sum()), hours, int(attempts.qm_calls[mine].sum())])
-    return table(("kind", "tasks", "attempts", "slot hours", "QM calls"), rows, "tables task, attempt")
+        time = duration(float(attempts.seconds[mine].sum()))
+        rows.append([kind, _states(states), int(mine.sum()), time, int(attempts.qm_calls[mine].sum())])
+    return table(("kind", "tasks", "attempts", "slot time", "QM calls"), rows, "tables task, attempt")
 
 
 def _states(states: Mapping[str, int]) -> str:
@@ -173,6 +173,4 @@ def _events(data: ReportData) -> Section:
         [datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S"), kind, message]
         for time, kind, message in data.events
     ]
-    return Section(
-        anchor="events", title="Latest events", body=table(("UTC", "event", ""), rows, "table event")
-    )
+    return Section(anchor="events", title="Events", body=table(("UTC", "event", ""), rows, "table event"))

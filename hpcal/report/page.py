@@ -97,5 +97,18 @@ def shown(value: Cell) -> str:
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else value
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits its length."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def number_of(n: int, thing: str) -> str:
+    """A number with its noun."""
+    return f"{shown(n)} {thing}{'' if n == 1 else 's'}"
+
+
 def _numeric(value: str) -> bool:
     return value.replace("–", "0").replace("%", "").replace(".", "").replace("-", "").strip().isdigit()

@@ -18,7 +18,6 @@ from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord
 from hpcal.store.measurements import Attempts, Evaluations
 from hpcal.store.transitions import UNFINISHED, StructureState, WalkerState
 
-MINUTE: Final = 60.0
 SHOWN_CAUSES: Final = 5
 SHOWN_GENERATIONS: Final = 8
 EVALUATED: Final = (Split.TEST, Split.REFERENCE)
@@ -39,12 +38,15 @@ def campaign_status(store: Store) -> dict[str, Any]:
         ensembles = [e for e in history.ensembles(session) if e.trained]
         attempts = measurements.attempts(session)
         evaluations = measurements.evaluations(session, EVALUATED)
-        return (
+        status = (
             _head(campaign, ensembles)
             | _structures(session)
             | _work(session, campaign, attempts)
             | _learning(campaign, ensembles, attempts, evaluations)
         )
+    minutes = status["active_hours"] * 60
+    rate = status["labels"]["accepted"] / minutes if minutes > 0 else None
+    return status | {"label_rate_per_minute": rate}
 
 
 def newest(ensembles: list[EnsembleRecord]) -> EnsembleRecord | None:
@@ -77,7 +79,7 @@ def _structures(session: Session) -> dict[str, Any]:
     by_state: dict[str, int] = dict.fromkeys(map(str, StructureState), 0)
     for (_, state), n in history.structure_counts(session).items():
         by_state[state] += n
-    accepted = history.accepted_labels(session)
+    accepted, retracted = history.label_counts(session)
     pending = history.unfinished_counts(session)
     total = sum(accepted.values())
     audit = sum(n for (split,), n in accepted.items() if Split(split).audit)
@@ -88,7 +90,7 @@ def _structures(session: Session) -> dict[str, Any]:
             "rejected": by_state[StructureState.REJECTED],
             "failed": by_state[StructureState.QUARANTINED],
             "pending": sum(n for key, n in pending.items() if _awaits_label(*key)),
-            "retracted": history.retracted_labels(session),
+            "retracted": retracted,
         },
         "labels_by_split": {split: n for (split,), n in accepted.items()},
         "labels_by_origin": _summed(history.label_origins(session), 1),
@@ -109,7 +111,6 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
     walkers = history.walker_counts(session)
     intervals = active_intervals(attempts)
     active = active_seconds(intervals)
-    made = sum(history.accepted_labels(session).values())
     return {
         "tasks": dict(tasks),
         "walkers": {
@@ -123,7 +124,6 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
         "qm_calls": int(attempts.qm_calls.sum()),
         "pools": pool_use(attempts, pools_of(campaign), intervals),
         "active_hours": active / 3600,
-        "label_rate_per_minute": made / (active / MINUTE) if active > 0 else None,
     }
 
 

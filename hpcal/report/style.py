@@ -26,7 +26,7 @@ vertical-align: .35rem; margin-left: .6rem; background: #e1eff8; color: #005a8c;
 .state.failed { background: #fbe5d9; color: var(--warn); }
 .reason { border-left: 4px solid var(--accent); background: var(--paper); padding: .7rem 1rem;
 border-radius: 0 8px 8px 0; margin: 1rem 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; margin:
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: .8rem; margin:
   1.2rem 0; }
 .tile { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: .8rem
   1rem; }
@@ -36,7 +36,7 @@ font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .82rem; line-height: 1.35; display: block; }
 nav { position: sticky; top: 0; z-index: 2; background: rgba(245, 247, 250, .94); border-bottom: 1px
   solid var(--line); }
-nav div { max-width: 1000px; margin: 0 auto; padding: .55rem 1.25rem; display: flex; gap: 1.15rem;
+nav div { max-width: 1000px; margin: 0 auto; padding: .55rem 1.25rem; display: flex; gap: 1rem;
   overflow-x: auto; }
 nav a { color: var(--soft); text-decoration: none; font-size: .88rem; white-space: nowrap; }
 nav a:hover, nav a:focus { color: var(--accent); }
@@ -54,8 +54,7 @@ th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); t
   vertical-align: top; }
 th { font-weight: 600; color: var(--soft); font-size: .8rem; white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td { overflow-wrap: anywhere; }
-td.wide { min-width: 18rem; }
+td.wide { min-width: 18rem; overflow-wrap: anywhere; }
 code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: #eef1f5;
   padding: .08em .35em;
 border-radius: 4px; overflow-wrap: anywhere; }

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session, aliased
 
-from hpcal.core.arrays import IntArray
 from hpcal.core.errors import InputError
 from hpcal.core.walker import Split
 from hpcal.store.tables import (
@@ -182,17 +180,15 @@ def walker_ends(session: Session) -> Counts:
     )
 
 
-def accepted_labels(session: Session) -> Counts:
-    """Accepted labels by (split,); those taken back are not counted."""
-    counts = _counts(session, select(LabelRow.split, func.count()).where(LabelRow.seq.is_not(None)))
-    for split, taken_back in _retracted(session):
-        counts[(str(split),)] -= taken_back
-    return {key: n for key, n in counts.items() if n}
-
-
-def retracted_labels(session: Session) -> int:
-    """Accepted labels that were taken back."""
-    return sum(n for _, n in _retracted(session))
+def label_counts(session: Session) -> tuple[Counts, int]:
+    """Accepted labels by (split,), and how many more were taken back."""
+    rows = session.execute(
+        select(LabelRow.split, func.count(), func.count(LabelRow.retracted))
+        .where(LabelRow.seq.is_not(None))
+        .group_by(LabelRow.split)
+    ).all()
+    accepted = {(str(split),): n - taken_back for split, n, taken_back in rows if n > taken_back}
+    return accepted, sum(row[2] for row in rows)
 
 
 def label_origins(session: Session) -> Counts:
@@ -294,13 +290,13 @@ def events(session: Session, last: int) -> list[tuple[float, str, str]]:
 
 def ensembles(session: Session) -> list[EnsembleRecord]:
     """All ensembles in the order of generation and revision."""
-    numbers = _commit_numbers(session)
     rows = session.execute(
         select(EnsembleRow, DatasetRow)
         .join(DatasetRow, DatasetRow.id == EnsembleRow.dataset_id)
         .order_by(EnsembleRow.generation, EnsembleRow.revision)
-    )
-    return [_ensemble_record(row, dataset, numbers) for row, dataset in rows]
+    ).all()
+    labels = _labels_up_to(session, sorted({dataset.last_seq for _, dataset in rows}))
+    return [_ensemble_record(row, dataset, labels[dataset.last_seq]) for row, dataset in rows]
 
 
 def _counts(session: Session, query: Select[*tuple[Any, ...]]) -> Counts:
@@ -314,25 +310,22 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _retracted(session: Session) -> list[tuple[Split, int]]:
-    rows = session.execute(
-        select(LabelRow.split, func.count())
-        .where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
-        .group_by(LabelRow.split)
-    )
-    return [(split, n) for split, n in rows]
+def _labels_up_to(session: Session, commits: list[int]) -> dict[int, int]:
+    """Accepted labels that stand, up to each of some ascending commit numbers."""
+    gone = session.scalars(select(LabelRow.seq).where(LabelRow.retracted.is_not(None))).all()
+    taken_back = [seq for seq in gone if seq is not None]
+    counts: dict[int, int] = {}
+    before = total = 0
+    for commit in commits:
+        # One pass over the index for all data sets together.
+        between = select(func.count()).where(LabelRow.seq > before, LabelRow.seq <= commit)
+        total += session.scalar(between) or 0
+        counts[commit] = total - sum(seq <= commit for seq in taken_back)
+        before = commit
+    return counts
 
 
-def _commit_numbers(session: Session) -> IntArray:
-    """(n,) commit numbers of accepted labels that still stand, ascending."""
-    numbers = session.scalars(select(LabelRow.seq).where(LabelRow.seq.is_not(None)).order_by(LabelRow.seq))
-    gone = session.scalars(
-        select(LabelRow.seq).where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
-    )
-    return np.setdiff1d(np.array(numbers.all(), dtype=np.int64), np.array(gone.all(), dtype=np.int64))
-
-
-def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, numbers: IntArray) -> EnsembleRecord:
+def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, labels: int) -> EnsembleRecord:
     return EnsembleRecord(
         id=row.id,
         generation=row.generation,
@@ -340,7 +333,7 @@ def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, numbers: IntArray) -
         state=str(row.state),
         kind=row.kind,
         dataset_id=row.dataset_id,
-        labels=int(np.searchsorted(numbers, dataset.last_seq, side="right")),
+        labels=labels,
         n_train=dataset.n_train,
         n_validation=dataset.n_validation,
         created=row.created,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import String, select, type_coerce
 from sqlalchemy.orm import Session
 
 from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
@@ -111,7 +111,7 @@ def evaluations(session: Session, splits: Sequence[Split], *, ensemble_id: int |
             StructureRow.n_atoms,
             StructureRow.walker_id,
             StructureRow.formula,
-            LabelRow.split,
+            type_coerce(LabelRow.split, String),
             LabelRow.energy,
         )
         .join(LabelRow, LabelRow.structure_id == StructureRow.id)
@@ -119,8 +119,37 @@ def evaluations(session: Session, splits: Sequence[Split], *, ensemble_id: int |
         .order_by(StructureRow.id, LabelRow.id)
     ).all()
     labelled = {row[0]: row for row in known}
-    every = session.scalars(select(EnsembleRow.id)).all()
-    scored = session.execute(
+    ids, atoms, family, formula, split, energy = _columns(labelled.values(), 6)
+    scores = _latest_scores(session, splits, ensemble_id)
+    structure_id = scores[1].astype(np.int64)
+    place = np.searchsorted(np.array(ids, dtype=np.int64), structure_id)
+    there = np.isin(structure_id, np.array(ids, dtype=np.int64))
+    place, scores = place[there], scores[:, there]
+    walkers = [-i if f is None else f for i, f in zip(ids, family, strict=True)]
+    return Evaluations(
+        ensemble_id=scores[0].astype(np.int64),
+        structure_id=scores[1].astype(np.int64),
+        n_atoms=np.array(atoms, dtype=np.int64)[place],
+        family=np.array(walkers, dtype=np.int64)[place],
+        formula=np.array(formula, dtype=str)[place],
+        split=np.array(split, dtype=str)[place],
+        label_energy=np.array(energy, dtype=np.float64)[place],
+        value=scores[2],
+        energy_std=scores[3],
+        force_std=scores[4],
+        energy_error=scores[5],
+        committee_error=scores[6],
+        force_mae=scores[7],
+        force_rmse=scores[8],
+    )
+
+
+def _latest_scores(session: Session, splits: Sequence[Split], ensemble_id: int | None) -> FloatArray:
+    """(9, n) evaluations by ensemble and structure, the latest of each; NaN for what is unknown."""
+    labelled = select(LabelRow.structure_id).where(LabelRow.split.in_(list(splits)))
+    # Naming the ensembles lets the index on (ensemble, purpose) answer.
+    wanted = session.scalars(select(EnsembleRow.id)).all() if ensemble_id is None else [ensemble_id]
+    rows = session.execute(
         select(
             ScoreRow.ensemble_id,
             ScoreRow.structure_id,
@@ -133,31 +162,20 @@ def evaluations(session: Session, splits: Sequence[Split], *, ensemble_id: int |
             ScoreRow.force_rmse,
         )
         .where(
-            ScoreRow.ensemble_id.in_(every if ensemble_id is None else [ensemble_id]),
+            ScoreRow.ensemble_id.in_(wanted),
             ScoreRow.purpose == "evaluate",
+            ScoreRow.structure_id.in_(labelled),
         )
-        .order_by(ScoreRow.id)
+        .order_by(ScoreRow.ensemble_id, ScoreRow.purpose, ScoreRow.id)
     )
-    latest = {(row[0], row[1]): row for row in scored if row[1] in labelled}
-    rows = [latest[key] for key in sorted(latest)]
-    structures = [labelled[row[1]] for row in rows]
-    scores = [_floats(row[i] for row in rows) for i in range(2, 9)]
-    return Evaluations(
-        ensemble_id=np.array([row[0] for row in rows], dtype=np.int64),
-        structure_id=np.array([row[1] for row in rows], dtype=np.int64),
-        n_atoms=np.array([s[1] for s in structures], dtype=np.int64),
-        family=np.array([-s[0] if s[2] is None else s[2] for s in structures], dtype=np.int64),
-        formula=np.array([s[3] for s in structures], dtype=str),
-        split=np.array([str(s[4]) for s in structures], dtype=str),
-        label_energy=_floats(s[5] for s in structures),
-        value=scores[0],
-        energy_std=scores[1],
-        force_std=scores[2],
-        energy_error=scores[3],
-        committee_error=scores[4],
-        force_mae=scores[5],
-        force_rmse=scores[6],
-    )
+    table: FloatArray = np.array([np.array(c, dtype=np.float64) for c in _columns(rows, 9)])
+    order = np.lexsort((np.arange(table.shape[1]), table[1], table[0]))
+    table = table[:, order]
+    if not table.shape[1]:
+        return table
+    last = np.append((np.diff(table[:2], axis=1) != 0).any(axis=0), True)
+    latest: FloatArray = table[:, last]
+    return latest
 
 
 def attempts(session: Session) -> Attempts:
@@ -166,7 +184,7 @@ def attempts(session: Session) -> Attempts:
         select(
             AttemptRow.executor,
             TaskRow.kind,
-            AttemptRow.state,
+            type_coerce(AttemptRow.state, String),
             AttemptRow.epoch,
             AttemptRow.dispatched,
             AttemptRow.start,
@@ -176,24 +194,19 @@ def attempts(session: Session) -> Attempts:
         .join(TaskRow, TaskRow.id == AttemptRow.task_id)
         .order_by(AttemptRow.id)
     ).all()
-    columns = list(zip(*rows, strict=True)) or [()] * 8
+    executor, kind, state, epoch, dispatched, start, end, qm_calls = _columns(rows, 8)
     return Attempts(
-        executor=np.array(columns[0], dtype=str),
-        kind=np.array(columns[1], dtype=str),
-        state=np.array([str(s) for s in columns[2]], dtype=str),
-        epoch=np.array(columns[3], dtype=np.int64),
-        dispatched=_floats(columns[4]),
-        start=_floats(columns[5]),
-        end=_floats(columns[6]),
-        qm_calls=np.array(columns[7], dtype=np.int64),
+        executor=np.array(executor, dtype=str),
+        kind=np.array(kind, dtype=str),
+        state=np.array(state, dtype=str),
+        epoch=np.array(epoch, dtype=np.int64),
+        dispatched=np.array(dispatched, dtype=np.float64),
+        start=np.array(start, dtype=np.float64),
+        end=np.array(end, dtype=np.float64),
+        qm_calls=np.array(qm_calls, dtype=np.int64),
     )
 
 
-def label_times(session: Session) -> FloatArray:
-    """(n,) when the accepted labels were made, in the order of their commit numbers."""
-    rows = session.scalars(select(LabelRow.created).where(LabelRow.seq.is_not(None)).order_by(LabelRow.seq))
-    return np.array(rows.all(), dtype=np.float64)
-
-
-def _floats(values: Iterable[Any]) -> FloatArray:
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+def _columns(rows: Iterable[Any], width: int) -> list[Sequence[Any]]:
+    """Rows as columns; as many empty ones without rows."""
+    return list(zip(*rows, strict=True)) or [()] * width

@@ -68,7 +68,7 @@ def test_odd_electrons(here):
 
 
 def test_coordinates_that_are_not_numbers(here):
-    (here / "water.xyz").write_text(xyz(WATER, WATER + [np.nan, 0.0, 0.0]))
+    (here / "water.xyz").write_text(xyz(WATER, WATER + np.array([np.nan, 0.0, 0.0])))
     refused(run(here / "tiny.yaml"), "frame 2", "not")
     assert not left_behind(here)
 

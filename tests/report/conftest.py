@@ -39,7 +39,10 @@ from hpcal.store.transitions import CampaignState, EnsembleState, StructureState
 
 LEVEL = LevelOfTheory(code="tblite", version="0.4.0", method="GFN2-xTB")
 WATER = ([8, 1, 1], [[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]])
-METHANE = ([6, 1, 1, 1, 1], [[0, 0, 0], [0.63, 0.63, 0.63], [-0.63, -0.63, 0.63], [-0.63, 0.63, -0.63], [0.63, -0.63, -0.63]])
+METHANE = (
+    [6, 1, 1, 1, 1],
+    [[0, 0, 0], [0.63, 0.63, 0.63], [-0.63, -0.63, 0.63], [-0.63, 0.63, -0.63], [0.63, -0.63, -0.63]],
+)
 SITE = {
     "name": "laptop",
     "pools": {
@@ -84,19 +87,32 @@ class Author:
         return self.add(structure_row(value, origin=origin, state=state, split=split, **columns))
 
     def task(self, kind: str, pool: str, state: TaskState = TaskState.DONE, **columns: Any) -> TaskRow:
-        row = TaskRow(kind=kind, pool=pool, state=state, units=1, created=self.clock, **{"inputs": {}, **columns})
+        row = TaskRow(
+            kind=kind, pool=pool, state=state, units=1, created=self.clock, **{"inputs": {}, **columns}
+        )
         return self.add(row)
 
     def attempt(
-        self, task: TaskRow, state: TaskState = TaskState.DONE, *, seconds: float | None = None, **columns: Any
+        self,
+        task: TaskRow,
+        state: TaskState = TaskState.DONE,
+        *,
+        seconds: float | None = None,
+        **columns: Any,
     ) -> AttemptRow:
         begin = self.clock + 1
         self.clock = begin + (self.pace if seconds is None else seconds)
         lost = state is TaskState.LOST
         values = {
-            "number": 1, "epoch": self.epoch, "executor": task.pool, "host": "node7", "pid": 4242,
-            "dispatched": begin - 1, "start": begin, "end": None if lost else self.clock,
-        }  # fmt: skip
+            "number": 1,
+            "epoch": self.epoch,
+            "executor": task.pool,
+            "host": "node7",
+            "pid": 4242,
+            "dispatched": begin - 1,
+            "start": begin,
+            "end": None if lost else self.clock,
+        }
         return self.add(AttemptRow(task_id=task.id, state=state, **{**values, **columns}))
 
     def label(self, structure: StructureRow, attempt: AttemptRow | None) -> LabelRow:
@@ -131,10 +147,17 @@ class Author:
     ) -> ScoreRow:
         return self.add(
             ScoreRow(
-                structure_id=structure.id, ensemble_id=ensemble.id, purpose=purpose, metric="force_std",
-                value=value, threshold=ensemble.threshold, energy_std=value / 20, force_std=value, **columns,
+                structure_id=structure.id,
+                ensemble_id=ensemble.id,
+                purpose=purpose,
+                metric="force_std",
+                value=value,
+                threshold=ensemble.threshold,
+                energy_std=value / 20,
+                force_std=value,
+                **columns,
             )
-        )  # fmt: skip
+        )
 
     def evaluate(self, ensemble: EnsembleRow, structures: list[StructureRow], scale: float) -> None:
         for row in structures:
@@ -142,40 +165,68 @@ class Author:
             rmse = value * float(self.rng.lognormal(0, 0.4))
             energy = float(self.rng.normal(0, 0.04 * scale * row.n_atoms))
             self.score(
-                row, ensemble, "evaluate", value, energy_error=energy, committee_error=abs(energy),
-                force_mae=0.7 * rmse, force_rmse=rmse,
-            )  # fmt: skip
+                row,
+                ensemble,
+                "evaluate",
+                value,
+                energy_error=energy,
+                committee_error=abs(energy),
+                force_mae=0.7 * rmse,
+                force_rmse=rmse,
+            )
 
-    def walker(self, split: Split, generation: int, seed: StructureRow, ensemble: EnsembleRow, **columns: Any) -> WalkerRow:
+    def walker(
+        self, split: Split, generation: int, seed: StructureRow, ensemble: EnsembleRow, **columns: Any
+    ) -> WalkerRow:
         values = {
-            "state": WalkerState.IDLE, "structure_id": seed.id, "entry": 0, "sampler": "udd", "stream": 5,
-            "temperature": 350.0, "steps_full": 1000, "frames_at": [], "parameters": {}, "created": self.clock,
+            "state": WalkerState.IDLE,
+            "structure_id": seed.id,
+            "entry": 0,
+            "sampler": "udd",
+            "stream": 5,
+            "temperature": 350.0,
+            "steps_full": 1000,
+            "frames_at": [],
+            "parameters": {},
+            "created": self.clock,
             "ensemble_id": ensemble.id,
-        }  # fmt: skip
+        }
         return self.add(WalkerRow(split=split, generation=generation, **{**values, **columns}))
 
     def ensemble(self, generation: int, state: EnsembleState, predecessor: EnsembleRow | None) -> EnsembleRow:
         counts = {
-            split: self.session.query(LabelRow).filter(LabelRow.split == split, LabelRow.seq.is_not(None)).count()
+            split: self.session.query(LabelRow)
+            .filter(LabelRow.split == split, LabelRow.seq.is_not(None))
+            .count()
             for split in (Split.TRAIN, Split.VALIDATION)
         }
         dataset = self.add(
             DatasetRow(
-                generation=generation, level_of_theory_id=self.level, last_seq=self.seq,
-                n_train=counts[Split.TRAIN], n_validation=counts[Split.VALIDATION], created=self.clock,
+                generation=generation,
+                level_of_theory_id=self.level,
+                last_seq=self.seq,
+                n_train=counts[Split.TRAIN],
+                n_validation=counts[Split.VALIDATION],
+                created=self.clock,
             )
-        )  # fmt: skip
+        )
         done = state is not EnsembleState.TRAINING
         decided = state in (EnsembleState.PROMOTED, EnsembleState.REFUSED)
         row = self.add(
             EnsembleRow(
-                generation=generation, state=state, kind="ani", dataset_id=dataset.id, metric="force_std",
-                predecessor_id=predecessor.id if predecessor else None, created=self.clock,
-                hash=f"{generation:064x}" if done else None, threshold=0.4 / generation if decided else None,
+                generation=generation,
+                state=state,
+                kind="ani",
+                dataset_id=dataset.id,
+                metric="force_std",
+                predecessor_id=predecessor.id if predecessor else None,
+                created=self.clock,
+                hash=f"{generation:064x}" if done else None,
+                threshold=0.4 / generation if decided else None,
                 decision=f"generation {generation} was {state} & <compared>" if decided else None,
                 calibration={"sentence": "threshold catches 98% of the failures"} if decided else None,
             )
-        )  # fmt: skip
+        )
         task = self.task("train", "train", inputs={"ensemble_id": row.id})
         if done:
             self.attempt(task, seconds=5 * self.pace)
@@ -183,27 +234,43 @@ class Author:
         for member in range(2):
             self.add(
                 ModelRow(
-                    ensemble_id=row.id, member=member, seed=10 * generation + member, metrics={"loss": 0.1},
-                    task_id=task.id, path=f"models/{row.id}-{member}.pt" if done else None,
+                    ensemble_id=row.id,
+                    member=member,
+                    seed=10 * generation + member,
+                    metrics={"loss": 0.1},
+                    task_id=task.id,
+                    path=f"models/{row.id}-{member}.pt" if done else None,
                     sha256="ab" * 32 if done else None,
                 )
-            )  # fmt: skip
+            )
         return row
 
 
-def write_campaign(session: Session, *, batch: int = 6, audit: int = 6, generations: int = 3, seed: int = 1) -> SimpleNamespace:
+def write_campaign(
+    session: Session, *, batch: int = 6, audit: int = 6, generations: int = 3, seed: int = 1
+) -> SimpleNamespace:
     """Writes a running campaign; the last but one generation is refused, one more is in training."""
     author = Author(session=session, rng=np.random.default_rng(seed))
     author.level = level_id(session, LEVEL)
     ids = author.ids
     session.add(
         Campaign(
-            name="water", run_id="abc123", schema_version=SCHEMA_VERSION, hpcal_version="0.1.0", created=START,
-            spec=SPEC, spec_folder="/tmp", site=SITE, state=CampaignState.RUNNING, level_of_theory_id=author.level,
+            name="water",
+            run_id="abc123",
+            schema_version=SCHEMA_VERSION,
+            hpcal_version="0.1.0",
+            created=START,
+            spec=SPEC,
+            spec_folder="/tmp",
+            site=SITE,
+            state=CampaignState.RUNNING,
+            level_of_theory_id=author.level,
         )
-    )  # fmt: skip
+    )
     _beginning(author, batch)
-    evaluated: list[StructureRow] = [author.structure("reference", StructureState.LABELLED, Split.REFERENCE) for _ in range(audit)]
+    evaluated: list[StructureRow] = [
+        author.structure("reference", StructureState.LABELLED, Split.REFERENCE) for _ in range(audit)
+    ]
     for row in evaluated:
         author.label(row, None)
     ids.reference = evaluated[0].id
@@ -211,7 +278,9 @@ def write_campaign(session: Session, *, batch: int = 6, audit: int = 6, generati
     made: list[EnsembleRow] = []
     for generation in range(1, generations + 1):
         refused = generation == generations - 1 and generations > 2
-        ensemble = author.ensemble(generation, EnsembleState.REFUSED if refused else EnsembleState.PROMOTED, current)
+        ensemble = author.ensemble(
+            generation, EnsembleState.REFUSED if refused else EnsembleState.PROMOTED, current
+        )
         made.append(ensemble)
         current = current if refused else ensemble
         assert current is not None
@@ -227,9 +296,15 @@ def write_campaign(session: Session, *, batch: int = 6, audit: int = 6, generati
     author.ensemble(generations + 1, EnsembleState.TRAINING, current)
     _mishaps(author, made[-1])
     author.add(
-        ShardRow(path="shards/1.h5", sha256="cd" * 32, first_seq=1, last_seq=author.seq, count=9,
-                 level_of_theory_id=author.level)
-    )  # fmt: skip
+        ShardRow(
+            path="shards/1.h5",
+            sha256="cd" * 32,
+            first_seq=1,
+            last_seq=author.seq,
+            count=9,
+            level_of_theory_id=author.level,
+        )
+    )
     return ids
 
 
@@ -260,40 +335,92 @@ def _round(author: Author, ensemble: EnsembleRow, generation: int, batch: int) -
     origin: list[dict[str, Any]] = []
     for end in ends:
         walker = author.walker(
-            Split.TRAIN, generation, seed, ensemble, state=WalkerState.ENDED, step=400, end_reason=end,
-            end_detail="it is over", end_generation=generation,
-        )  # fmt: skip
+            Split.TRAIN,
+            generation,
+            seed,
+            ensemble,
+            state=WalkerState.ENDED,
+            step=400,
+            end_reason=end,
+            end_detail="it is over",
+            end_generation=generation,
+        )
         segment = author.add(
             SegmentRow(
-                walker_id=walker.id, attempt_id=attempt.id, ensemble_id=ensemble.id, start_step=0, end_step=400,
-                end_reason=end, max_trigger=0.5, bias_ratio=0.3,
+                walker_id=walker.id,
+                attempt_id=attempt.id,
+                ensemble_id=ensemble.id,
+                start_step=0,
+                end_step=400,
+                end_reason=end,
+                max_trigger=0.5,
+                bias_ratio=0.3,
             )
-        )  # fmt: skip
+        )
         origin.append(
-            {"generation": generation, "walker_id": walker.id, "segment_id": segment.id, "task_id": task.id,
-             "step": 400, "time_fs": 200.0}
-        )  # fmt: skip
+            {
+                "generation": generation,
+                "walker_id": walker.id,
+                "segment_id": segment.id,
+                "task_id": task.id,
+                "step": 400,
+                "time_fs": 200.0,
+            }
+        )
     chosen = [author.labelled("sample", Split.TRAIN, 1, **columns)[0] for columns in origin[:batch]]
     threshold = ensemble.threshold or 0.0
-    decide = {"task_id": select.id, "ensemble_id": ensemble.id, "threshold": threshold, "competitors": batch + 3}
+    decide = {
+        "task_id": select.id,
+        "ensemble_id": ensemble.id,
+        "threshold": threshold,
+        "competitors": batch + 3,
+    }
     for rank, row in enumerate(chosen):
         author.score(row, ensemble, "sample", threshold * 1.5)
         author.add(
-            SelectionRow(structure_id=row.id, decision="chosen", rule="farthest_point", rank=rank, distance=0.5,
-                         reason="farthest from all known", value=threshold * 1.5, **decide)
-        )  # fmt: skip
+            SelectionRow(
+                structure_id=row.id,
+                decision="chosen",
+                rule="farthest_point",
+                rank=rank,
+                distance=0.5,
+                reason="farthest from all known",
+                value=threshold * 1.5,
+                **decide,
+            )
+        )
     passed = author.structure("sample", StructureState.DROPPED, Split.TRAIN, reason="too close", **origin[-1])
     author.score(passed, ensemble, "sample", threshold * 1.1)
-    author.add(SelectionRow(structure_id=passed.id, decision="passed_over", rule="farthest_point", reason="too close", **decide))
-    saved = author.structure("sample", StructureState.DROPPED, Split.TRAIN, reason="certain now", **origin[-1])
-    fresh = author.structure("sample", StructureState.DROPPED, Split.TRAIN, reason="certain now", **origin[-1])
-    author.add(SelectionRow(structure_id=saved.id, decision="chosen", rule="farthest_point", reason="far", **decide))
+    author.add(
+        SelectionRow(
+            structure_id=passed.id,
+            decision="passed_over",
+            rule="farthest_point",
+            reason="too close",
+            **decide,
+        )
+    )
+    saved = author.structure(
+        "sample", StructureState.DROPPED, Split.TRAIN, reason="certain now", **origin[-1]
+    )
+    fresh = author.structure(
+        "sample", StructureState.DROPPED, Split.TRAIN, reason="certain now", **origin[-1]
+    )
+    author.add(
+        SelectionRow(structure_id=saved.id, decision="chosen", rule="farthest_point", reason="far", **decide)
+    )
     for row in (saved, fresh):
         author.score(row, ensemble, "rescore", threshold * 0.5)
-        author.add(SelectionRow(structure_id=row.id, decision="dropped", rule="rescore", reason="certain", **decide))
+        author.add(
+            SelectionRow(structure_id=row.id, decision="dropped", rule="rescore", reason="certain", **decide)
+        )
     ids.sample, ids.passed, ids.saved, ids.walker, ids.sample_task = (
-        chosen[-1].id, passed.id, saved.id, origin[batch - 1]["walker_id"], task.id,
-    )  # fmt: skip
+        chosen[-1].id,
+        passed.id,
+        saved.id,
+        origin[batch - 1]["walker_id"],
+        task.id,
+    )
 
 
 def _audit(author: Author, ensemble: EnsembleRow, generation: int, count: int) -> list[StructureRow]:
@@ -306,7 +433,9 @@ def _audit(author: Author, ensemble: EnsembleRow, generation: int, count: int) -
             "audit", split, 2, generation=generation, walker_id=walker.id, step=100, time_fs=50.0
         )
     for row in found:
-        author.add(SelectionRow(structure_id=row.id, decision="audit", rule="audit_stream", reason="drawn uniformly"))
+        author.add(
+            SelectionRow(structure_id=row.id, decision="audit", rule="audit_stream", reason="drawn uniformly")
+        )
     author.ids.audit = found[0].id
     return found
 
@@ -314,17 +443,25 @@ def _audit(author: Author, ensemble: EnsembleRow, generation: int, count: int) -
 def _mishaps(author: Author, ensemble: EnsembleRow) -> None:
     """What goes wrong: rejection, quarantine, a lost attempt, a failed task; and what is under way."""
     ids = author.ids
-    rejected = author.structure("sample", StructureState.REJECTED, Split.TRAIN, reason="scf_not_converged: no")
+    rejected = author.structure(
+        "sample", StructureState.REJECTED, Split.TRAIN, reason="scf_not_converged: no"
+    )
     task = author.task("label", "label", inputs={"structure_ids": [rejected.id]})
     author.attempt(task, TaskState.LOST, exit_reason="the node went away")
     attempt = author.attempt(task, number=2, qm_calls=7)
     author.add(
         RejectionRow(
-            structure_id=rejected.id, level_of_theory_id=author.level, attempt_id=attempt.id,
-            failure_class=FailureClass.PHYSICS, code="scf_not_converged", diagnostics={}, qm_calls=7,
-            message="<b>no convergence</b> & more", created=author.clock,
+            structure_id=rejected.id,
+            level_of_theory_id=author.level,
+            attempt_id=attempt.id,
+            failure_class=FailureClass.PHYSICS,
+            code="scf_not_converged",
+            diagnostics={},
+            qm_calls=7,
+            message="<b>no convergence</b> & more",
+            created=author.clock,
         )
-    )  # fmt: skip
+    )
     add_event(author.session, 2, "label_failed", "it broke", structure_id=rejected.id, task_id=task.id)
     author.structure("sample", StructureState.QUARANTINED, Split.TRAIN, reason="input: odd electrons")
     author.structure("sample", StructureState.CANDIDATE, Split.TRAIN)
@@ -332,17 +469,26 @@ def _mishaps(author: Author, ensemble: EnsembleRow) -> None:
     author.structure("audit", StructureState.CLAIMED, Split.TEST)
     for i in range(2):
         failed = author.task(
-            "label", "label", TaskState.FAILED, failure_class=FailureClass.BUG,
+            "label",
+            "label",
+            TaskState.FAILED,
+            failure_class=FailureClass.BUG,
             error=f"KeyError: 'x'\n  in line {i}",
-        )  # fmt: skip
+        )
         author.attempt(failed, TaskState.FAILED, exit_reason="KeyError: 'x'")
     taken = author.labelled("sample", Split.TRAIN, 1, generation=ensemble.generation)[0]
     author.session.query(LabelRow).filter(LabelRow.structure_id == taken.id).one().retracted = "wrong spin"
-    bag = author.session.query(ModelRow).filter(ModelRow.ensemble_id == ensemble.id, ModelRow.member == 1).one()
+    bag = (
+        author.session.query(ModelRow).filter(ModelRow.ensemble_id == ensemble.id, ModelRow.member == 1).one()
+    )
     bag.trained_on = blob([ids.bootstrap, ids.bootstrap, ids.minimum], "<i8")
     ids.rejected, ids.rejected_task, ids.retracted, ids.failed_task, ids.bag_model = (
-        rejected.id, task.id, taken.id, failed.id, bag.id,
-    )  # fmt: skip
+        rejected.id,
+        task.id,
+        taken.id,
+        failed.id,
+        bag.id,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -365,9 +511,16 @@ def begun(tmp_path: Path) -> Iterator[Store]:
     with store.write() as session:
         session.add(
             Campaign(
-                name="begun", run_id="r", schema_version=SCHEMA_VERSION, hpcal_version="0.1.0", created=START,
-                spec={"name": "begun"}, spec_folder="/tmp", site={}, state=CampaignState.STOPPED,
+                name="begun",
+                run_id="r",
+                schema_version=SCHEMA_VERSION,
+                hpcal_version="0.1.0",
+                created=START,
+                spec={"name": "begun"},
+                spec_folder="/tmp",
+                site={},
+                state=CampaignState.STOPPED,
             )
-        )  # fmt: skip
+        )
     yield store
     store.close()

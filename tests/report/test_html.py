@@ -57,11 +57,21 @@ def many(n: int) -> Evaluations:
     value = rng.lognormal(-2, 0.5, n)
     rmse = value * rng.lognormal(0, 0.3, n)
     return Evaluations(
-        structure_id=np.arange(n), ensemble_id=np.ones(n, dtype=int), split=np.full(n, "test"), family=np.arange(n),
-        n_atoms=np.full(n, 10), formula=np.full(n, "C2H5NO2"), value=value, energy_std=value / 10, force_std=value,
-        label_energy=rng.normal(size=n), energy_error=rng.normal(0, 0.1, n), committee_error=rng.random(n),
-        force_mae=0.7 * rmse, force_rmse=rmse,
-    )  # fmt: skip
+        structure_id=np.arange(n),
+        ensemble_id=np.ones(n, dtype=int),
+        split=np.full(n, "test"),
+        family=np.arange(n),
+        n_atoms=np.full(n, 10),
+        formula=np.full(n, "C2H5NO2"),
+        value=value,
+        energy_std=value / 10,
+        force_std=value,
+        label_energy=rng.normal(size=n),
+        energy_error=rng.normal(0, 0.1, n),
+        committee_error=rng.random(n),
+        force_mae=0.7 * rmse,
+        force_rmse=rmse,
+    )
 
 
 def test_well_formed_and_whole(report):
@@ -106,7 +116,10 @@ def test_every_table_names_its_source(report):
     captions = re.findall(r"<caption>Source: ([^<]+)</caption>", report)
     assert len(captions) == len(outline.all("table"))
     for caption in captions:
-        assert re.search(r"\b(campaign|ensemble|score|label|selection|structure|rejection|task|attempt|walker|event)\b", caption)
+        assert re.search(
+            r"\b(campaign|ensemble|score|label|selection|structure|rejection|task|attempt|walker|event)\b",
+            caption,
+        )
 
 
 def test_numbers_are_those_of_the_status(report, campaign):
@@ -115,7 +128,7 @@ def test_numbers_are_those_of_the_status(report, campaign):
     assert f"{status['ensemble']['force_rmse_ev_per_ang']:.3f}" in text
     for entry in status["history"]:
         assert f"{entry['audit']['force_rmse_ev_per_ang']:.4g}" in text
-    assert f"{status['labels']['accepted']} labels were accepted" in text
+    assert f"{status['labels']['accepted']} labels accepted" in text
 
 
 def test_a_campaign_that_has_just_begun(begun, tmp_path):
@@ -183,7 +196,9 @@ def test_same_rows_give_the_same_picture():
 
 
 def test_caught_and_missed():
-    found = replace(many(4), value=np.array([1.0, 1.0, 3.0, 3.0]), force_rmse=np.array([0.1, 0.9, 0.1, np.nan]))
+    found = replace(
+        many(4), value=np.array([1.0, 1.0, 3.0, 3.0]), force_rmse=np.array([0.1, 0.9, 0.1, np.nan])
+    )
     assert caught(found, 2.0, "force_rmse", 0.5) == {"caught": 0, "missed": 1, "false_alarm": 1, "certain": 1}
     energies = replace(found, committee_error=np.array([0.9, 0.1, 0.9, 0.1]))
     assert caught(energies, 2.0, "energy", 0.5) == {"caught": 1, "missed": 1, "false_alarm": 1, "certain": 1}
@@ -193,10 +208,15 @@ def test_timeline_of_very_many_attempts():
     rng = np.random.default_rng(0)
     start = 1.7e9 + np.sort(rng.uniform(0, 50_000, 20_000))
     attempts = Attempts(
-        executor=np.full(20_000, "label"), kind=rng.choice(["label", "relax"], 20_000),
-        state=np.full(20_000, "done"), epoch=np.ones(20_000, dtype=int), dispatched=start, start=start,
-        end=start + rng.uniform(1, 60, 20_000), qm_calls=np.ones(20_000, dtype=int),
-    )  # fmt: skip
+        executor=np.full(20_000, "label"),
+        kind=rng.choice(["label", "relax"], 20_000),
+        state=np.full(20_000, "done"),
+        epoch=np.ones(20_000, dtype=int),
+        dispatched=start,
+        start=start,
+        end=start + rng.uniform(1, 60, 20_000),
+        qm_calls=np.ones(20_000, dtype=int),
+    )
     picture = timeline(attempts, {"label": {"slots": 16}}, [])
     assert picture is not None
     assert len(picture.svg) < 300_000

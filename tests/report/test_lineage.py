@@ -186,7 +186,7 @@ def test_dataset(campaign):
 
 
 @pytest.mark.parametrize(
-    ("id", "message"),
+    ("name", "message"),
     [
         ("99999", r"there is no structure 99999: this campaign has \d+, numbered 1 to \d+"),
         ("model:77", "this campaign has 8, numbered 1 to 8"),
@@ -197,9 +197,9 @@ def test_dataset(campaign):
         ("level_of_theory:1", "unknown"),
     ],
 )
-def test_ids_that_name_nothing(campaign, id, message):
+def test_ids_that_name_nothing(campaign, name, message):
     with pytest.raises(InputError, match=message):
-        trace(campaign.store, id)
+        trace(campaign.store, name)
 
 
 def test_nothing_of_a_kind_yet(begun):

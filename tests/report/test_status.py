@@ -13,9 +13,17 @@ from hpcal.store.database import Store
 from hpcal.store.measurements import Evaluations
 
 CONTRACT = {
-    "state", "generation", "structures", "labels", "tasks", "ensemble", "qm_calls", "history", "pools",
+    "state",
+    "generation",
+    "structures",
+    "labels",
+    "tasks",
+    "ensemble",
+    "qm_calls",
+    "history",
+    "pools",
     "stop_reason",
-}  # fmt: skip
+}
 ERRORS = (
     "energy_mae_ev_per_atom",
     "energy_rmse_ev_per_atom",
@@ -121,7 +129,9 @@ def test_history_costs(campaign):
     workers = {"label": 2, "sample": 1, "train": 1}
     attempts = rows(campaign, "select executor, start, end from attempt where end is not null")
     for entry, (decided,) in zip(
-        status["history"], rows(campaign, "select decided from ensemble where decided is not null"), strict=True
+        status["history"],
+        rows(campaign, "select decided from ensemble where decided is not null"),
+        strict=True,
     ):
         spent = sum((end - start) / 3600 / workers[pool] for pool, start, end in attempts if end <= decided)
         assert entry["node_hours"] == pytest.approx(spent)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,15 @@ def attempts(*entries: tuple[str, int, float, float, float]) -> Attempts:
     pool, epoch, dispatched, start, end = zip(*entries, strict=True)
     n = len(entries)
     return Attempts(
-        executor=np.array(pool), kind=np.array(["label"] * n), state=np.array(["done"] * n),
-        epoch=np.array(epoch), dispatched=np.array(dispatched), start=np.array(start), end=np.array(end),
+        executor=np.array(pool),
+        kind=np.array(["label"] * n),
+        state=np.array(["done"] * n),
+        epoch=np.array(epoch),
+        dispatched=np.array(dispatched),
+        start=np.array(start),
+        end=np.array(end),
         qm_calls=np.zeros(n, dtype=int),
-    )  # fmt: skip
+    )
 
 
 TWO_EPOCHS = attempts(
@@ -23,7 +30,9 @@ TWO_EPOCHS = attempts(
 
 def test_active_time_is_that_of_the_controllers():
     assert active_intervals(TWO_EPOCHS) == [(0, 110), (1000, 1100)]
-    clock = on_active_clock(np.array([-5.0, 110.0, 500.0, 1000.0, 1050.0, 9999.0, np.nan]), [(0, 110), (1000, 1100)])
+    clock = on_active_clock(
+        np.array([-5.0, 110.0, 500.0, 1000.0, 1050.0, 9999.0, np.nan]), [(0, 110), (1000, 1100)]
+    )
     assert clock == pytest.approx([0, 110, 110, 110, 160, 210, np.nan], nan_ok=True)
 
 
@@ -63,5 +72,5 @@ def test_busy_slots_against_counting_in_small_steps():
     edges = np.linspace(0, 100, 11)
     fine = np.linspace(0, 100, 100_001)
     running = ((start[:, None] <= fine) & (fine < end[:, None])).sum(axis=0)
-    expected = [running[(fine >= a) & (fine < b)].mean() for a, b in zip(edges, edges[1:], strict=False)]
+    expected = [running[(fine >= a) & (fine < b)].mean() for a, b in pairwise(edges)]
     assert busy_slots(start, end, edges) == pytest.approx(expected, abs=0.01)

@@ -56,7 +56,7 @@ def query(root: Path, sql: str) -> list[tuple]:
 def content(root: Path) -> dict[str, str]:
     """Digests of everything that a campaign has found, times and places aside."""
     queries = {
-        "structures": "SELECT id, hash, origin, split, state, reason, generation, step FROM structure ORDER BY id",
+        "structures": "SELECT id, hash, origin, split, state, reason, step FROM structure ORDER BY id",
         "labels": "SELECT seq, structure_id, energy, forces, split FROM label ORDER BY id",
         "scores": "SELECT structure_id, ensemble_id, purpose, value, energy_error FROM score ORDER BY id",
         "selection": "SELECT structure_id, decision, reason, rank FROM selection ORDER BY id",

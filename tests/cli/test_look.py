@@ -1,0 +1,134 @@
+"""Looking at a campaign: status, trace, report, plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.helpers import hpcal
+
+from hpcal.store.database import Store
+
+PROMISED = (
+    "state", "generation", "structures", "labels", "tasks", "ensemble", "qm_calls", "history", "pools",
+    "stop_reason",
+)  # fmt: skip
+ERRORS = (
+    "energy_mae_ev_per_atom", "energy_rmse_ev_per_atom", "force_mae_ev_per_ang", "force_rmse_ev_per_ang",
+)  # fmt: skip
+
+
+def as_json(*args: object) -> dict:
+    result = hpcal(*args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Content of a campaign's folder, the scratch of readers aside."""
+    return {
+        str(p): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file() and not p.name.endswith(("-shm", "-wal"))
+    }
+
+
+def test_status_has_the_promised_keys(finished):
+    status = as_json("status", finished)
+    assert set(PROMISED) <= status.keys()
+    assert {"accepted", "rejected", "failed", "pending"} <= status["labels"].keys()
+    assert set(ERRORS) <= status["ensemble"].keys()
+    for entry in status["history"]:
+        assert {"generation", "labels", "node_hours", "audit", "reference"} <= entry.keys()
+    assert {"slots", "busy_fraction"} <= status["pools"]["label"].keys()
+    assert status["state"] == "finished"
+
+
+def test_status_for_a_person(finished):
+    result = hpcal("status", finished)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("tiny on local, finished")
+    assert "resume" not in result.stdout
+
+
+def test_watching_ends_with_the_campaign(finished):
+    result = hpcal("status", finished, "--watch")
+    assert result.exit_code == 0
+    assert "finished" in result.stdout
+
+
+def test_trace_of_a_labelled_structure(finished):
+    trace = as_json("trace", finished, "2")
+    promised = {"structure", "origin", "scores", "selection", "attempts", "label", "datasets", "models"}
+    assert promised <= trace.keys()
+    assert trace["label"]["energy"] < 0.0
+    assert "selection" in hpcal("trace", finished, "2").stdout
+
+
+@pytest.mark.parametrize("what", ["ensemble:1", "model:1", "dataset:1", "task:1"])
+def test_trace_of_other_things(finished, what):
+    assert as_json("trace", finished, what)["kind"] == what.partition(":")[0]
+
+
+@pytest.mark.parametrize("what", ["99999", "nonsense:1", "abc"])
+def test_trace_of_what_is_not_there(finished, what):
+    result = hpcal("trace", finished, what)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_report_goes_where_it_is_asked_to(finished, here):
+    result = hpcal("report", finished, "--out", here / "r.html")
+    assert result.exit_code == 0
+    assert (here / "r.html").read_text().lower().startswith("<!doctype html>")
+
+
+def test_plan_of_a_campaign_file_says_what_comes_first_and_its_cost(here):
+    plan = as_json("plan", "tiny.yaml")
+    assert plan["seeds"] == 1
+    assert plan["bootstrap"] == [{"sampler": "random_displacement", "count": 16}]
+    steps = {step["action"]: step["units"] for step in plan["next"]}
+    assert steps == {"Bootstrap": 16, "LabelChunk": 1}
+    # 17 first structures and one batch of 5, over 0.8 as a fifth of all labels audits.
+    assert plan["estimate"]["labels"] == round(22 / 0.8)
+    assert plan["estimate"]["qm_calls"]["total"] == round(22 / 0.8)
+    assert not (here / "tiny").exists()
+
+
+def test_plan_counts_relaxations_and_hessians(edited, here):
+    file = edited(
+        ("{file: water.xyz}", "{file: water.xyz, relax: true}"),
+        ("sampler: random_displacement", "sampler: normal_modes"),
+    )
+    plan = as_json("plan", file)
+    assert [step["action"] for step in plan["next"]] == ["Relax"]
+    calls = plan["estimate"]["qm_calls"]
+    assert calls["hessians"] == 6 * 3
+    assert calls["relaxations"] > 0
+    assert calls["total"] == calls["labels"] + calls["hessians"] + calls["relaxations"]
+
+
+def test_plan_of_a_finished_campaign(finished):
+    plan = as_json("plan", finished)
+    assert [step["action"] for step in plan["next"]] == ["Finish"]
+    assert plan["estimate"]["labels"] == 0
+
+
+def test_plan_of_a_stopped_campaign_changes_nothing(own_copy, edited):
+    store = Store.open(own_copy)
+    with store.write() as session:
+        row = session.connection().exec_driver_sql("SELECT spec FROM campaign").scalar_one()
+        spec = json.loads(row) | {"stop": {"labels": 1000}}
+        session.connection().exec_driver_sql(
+            "UPDATE campaign SET state = 'stopped', spec = ?", (json.dumps(spec),)
+        )
+    store.close()
+    before = files(own_copy)
+    plan = as_json("plan", own_copy)
+    assert files(own_copy) == before
+    accepted = plan["labels"]["accepted"]
+    assert plan["estimate"]["labels"] == 1000 - accepted
+    assert plan["estimate"]["qm_calls"]["total"] == pytest.approx(1000 - accepted, rel=0.3)
+    assert {step["action"] for step in plan["next"]} & {"Sample", "Spawn", "LabelChunk", "Select", "Train"}
+    assert "advance" in hpcal("plan", own_copy).stdout or "label" in hpcal("plan", own_copy).stdout
