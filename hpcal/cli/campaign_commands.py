@@ -20,7 +20,7 @@ inline_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Write an example campaign here, or list the examples.")
 @click.argument("example", required=False)
 def init(example: str | None) -> None:
     """Write an example campaign and a site file here; without EXAMPLE, list the examples."""
@@ -32,7 +32,7 @@ def init(example: str | None) -> None:
         examples.write_example(example, Path())
 
 
-@click.command()
+@click.command(short_help="Start a campaign, or resume it in its folder.")
 @click.argument("campaign", type=FILE)
 @site_option
 @click.option("--dir", "folder", type=FILE, help="Folder of the campaign.  [default: its name]")
@@ -45,7 +45,7 @@ def run(campaign: Path, site: str | None, folder: Path | None, accept_changes: b
     command.run(campaign, site=site, folder=folder, accept_changes=accept_changes, inline=inline)
 
 
-@click.command()
+@click.command(short_help="Resume the campaign of a folder.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @site_option
 @inline_option
@@ -56,7 +56,7 @@ def resume(folder: Path, site: str | None, inline: bool) -> None:
     command.resume(folder, site=site, inline=inline)
 
 
-@click.command()
+@click.command(short_help="End a running campaign in good order.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended.")
 def stop(folder: Path, wait: bool) -> None:
@@ -66,7 +66,7 @@ def stop(folder: Path, wait: bool) -> None:
     command.stop(folder, wait=wait)
 
 
-@click.command()
+@click.command(short_help="Say where a campaign stands.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @json_option
 @click.option("--watch", is_flag=True, help="Look again every few seconds, until the campaign ends.")
@@ -77,7 +77,7 @@ def status(folder: Path, as_json: bool, watch: bool) -> None:
     look.status(folder, as_json=as_json, watch=watch)
 
 
-@click.command()
+@click.command(short_help="Dry run: what comes next, and what it may cost.")
 @click.argument("what", metavar="CAMPAIGN|DIR", type=FILE)
 @json_option
 def plan(what: Path, as_json: bool) -> None:
@@ -87,7 +87,7 @@ def plan(what: Path, as_json: bool) -> None:
     dryrun.plan(what, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Tell the life of a structure, model or data set.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.argument("what", metavar="ID")
 @json_option
@@ -98,7 +98,7 @@ def trace(folder: Path, what: str, as_json: bool) -> None:
     look.trace(folder, what, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Write one HTML file with pictures and numbers.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--out", type=FILE, help="File to write.  [default: DIR/report.html]")
 def report(folder: Path, out: Path | None) -> None:
@@ -108,7 +108,7 @@ def report(folder: Path, out: Path | None) -> None:
     look.report(folder, out)
 
 
-@click.command()
+@click.command(short_help="Export labelled structures or an ensemble.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.argument("out", type=FILE)
 @click.option(
@@ -136,7 +136,7 @@ def export(
     command.export(folder, out, splits=splits, generation=generation, ensemble=ensemble)
 
 
-@click.group()
+@click.group(short_help="Check a campaign or site file, or print its schema.")
 def config() -> None:
     """Check a campaign or site file, or print its schema."""
 

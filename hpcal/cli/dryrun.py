@@ -106,6 +106,8 @@ def _estimate(spec: CampaignSpec, start: Start) -> dict[str, Any]:
         for b in spec.bootstrap
         if b.part is not None and "hessian_step_A" in type(b.part.settings).model_fields
     )
+    if spec.relaxes and any(b.part is not None and b.part.plugin.needs_minimum for b in spec.bootstrap):
+        hessians += 6 * size * minima  # relaxed structures may be saddle points
     relaxations = RELAXATION_GRADIENTS * minima if spec.relaxes else 0
     total = _label_budget(spec, minima + bootstrap, len(start.given))
     new = None if total is None else max(0, total - len(start.given))
@@ -246,31 +248,27 @@ def _units(action: Action) -> int:
 
 def _sentence(found: Sequence[Action], units: int, spec: CampaignSpec) -> str:
     tasks = f"in {len(found)} task{'s' if len(found) > 1 else ''}"
-    match found[0]:
-        case Relax():
-            return f"relax {units} seeds to minima {tasks}"
-        case CheckMinimum():
-            return f"look at the curvature of {units} relaxed structures {tasks}"
-        case Bootstrap():
-            return f"make {units} bootstrap structures around {len(found)} minima"
-        case LabelChunk():
-            return f"label {units} structures {tasks}"
-        case Train(generation=generation):
-            return f"train generation {generation}"
-        case Evaluate(pairs=pairs):
-            return f"evaluate {len(pairs)} ensembles on labels that they have not seen"
-        case Spawn(entry=entry):
-            return f"start {units} walkers, first of {spec.sampling[entry].part.name}"
-        case Sample():
-            return f"advance {units} walkers {tasks}"
-        case Rescore():
-            return f"score {units} waiting structures again"
-        case Select(budget=budget):
-            return f"choose at most {budget} of {units} candidates"
-        case Finish(reason=reason):
-            return f"finish: {reason}"
-        case Fail(reason=reason):
-            return f"fail: {reason}"
+    first = found[0]
+    if isinstance(first, Finish | Fail):
+        return f"{type(first).__name__.lower()}: {first.reason}"
+    if isinstance(first, Train):
+        return f"train generation {first.generation}"
+    if isinstance(first, Select):
+        return f"choose at most {first.budget} of {units} candidates"
+    if isinstance(first, Spawn):
+        return f"start {units} walkers, first of {spec.sampling[first.entry].part.name}"
+    return _PLAIN[type(first)].format(units=units, tasks=tasks, n=len(found))
+
+
+_PLAIN: Final[Mapping[type, str]] = {
+    Relax: "relax {units} seeds to minima {tasks}",
+    CheckMinimum: "look at the curvature of {units} relaxed structures {tasks}",
+    Bootstrap: "make {units} bootstrap structures around {n} minima",
+    LabelChunk: "label {units} structures {tasks}",
+    Evaluate: "evaluate {units} ensembles on labels that they have not seen",
+    Sample: "advance {units} walkers {tasks}",
+    Rescore: "score {units} waiting structures again",
+}
 
 
 def _text(found: Mapping[str, Any]) -> str:

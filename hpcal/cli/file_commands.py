@@ -18,7 +18,7 @@ threads_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Errors of an ensemble on labelled data.")
 @click.argument("model")
 @click.argument("data", type=FILE)
 @click.option("--split", "splits", multiple=True, metavar="SPLIT", help="Only this split; may be repeated.")
@@ -33,7 +33,7 @@ def evaluate(model: str, data: Path, splits: tuple[str, ...], as_json: bool) -> 
     command.evaluate(model, data, splits=splits, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Label the structures of a file.")
 @click.argument("file", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--config", "settings", required=True, type=FILE, help="YAML file: the block `label`.")
@@ -49,7 +49,7 @@ def label(file: Path, out: Path, settings: Path, threads: int) -> None:
     command.label(file, out, settings, threads=threads)
 
 
-@click.command()
+@click.command(short_help="Train an ensemble on labelled data.")
 @click.argument("data", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--config", "settings", required=True, type=FILE, help="YAML file: the block `potential`.")
@@ -66,7 +66,7 @@ def train(data: Path, out: Path, settings: Path, seed: int, threads: int) -> Non
     command.train(data, out, settings, seed=seed, threads=threads)
 
 
-@click.command()
+@click.command(short_help="Run walkers from the structures of a file.")
 @click.argument("seeds", type=FILE)
 @click.argument("out", type=FILE)
 @model_option
@@ -81,7 +81,7 @@ def sample(seeds: Path, out: Path, model: str, settings: Path) -> None:
     command.sample(seeds, out, model, settings)
 
 
-@click.command()
+@click.command(short_help="Uncertainties of the structures of a file.")
 @click.argument("file", type=FILE)
 @click.argument("out", type=FILE)
 @model_option

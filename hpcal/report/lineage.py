@@ -85,7 +85,7 @@ def _structure(session: Session, number: int) -> Trace | None:
 
 def _origin(session: Session, structure: Mapping[str, Any]) -> Trace:
     number = structure["id"]
-    makes_others = structure["origin"] in ("seed", "minimum")
+    makes_others = structure["origin"] in ("seed", "minimum", "saddle")
     return {
         "origin": structure["origin"],
         "generation": structure["generation"],

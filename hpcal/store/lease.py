@@ -40,11 +40,13 @@ class Lease:
         with Session(engine) as session:
             seen = session.scalars(select(Campaign)).one()
             epoch = seen.lease_epoch
-            if seen.lease_host is not None and _alive(engine, seen):
-                raise CampaignHeld(
-                    f"campaign {seen.name!r} is run by process {seen.lease_pid} on {seen.lease_host}; "
-                    "stop that one with `hpcal stop`, or wait for it"
-                )
+            session.expunge(seen)
+        # Outside the transaction: watching must not keep the holder from showing that it lives.
+        if seen.lease_host is not None and _alive(engine, seen):
+            raise CampaignHeld(
+                f"campaign {seen.name!r} is run by process {seen.lease_pid} on {seen.lease_host}; "
+                "stop that one with `hpcal stop`, or wait for it"
+            )
         with Session(engine) as session, session.begin():
             taken = session.execute(
                 update(Campaign)

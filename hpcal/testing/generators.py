@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from hpcal.core.protocols import ForceFunction
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.testing.conformance import Subject, other_global_state
-from hpcal.testing.geometry import closest_contact
+from hpcal.testing.geometry import closest_contact, same_atoms
 from hpcal.testing.parts import Part, part_of
 
 
@@ -29,7 +29,7 @@ def check_generator(
 ) -> None:
     """Checks the promises of a generator of structures.
 
-    As many structures as asked for, of the same atoms, cell, charge and multiplicity as the seed,
+    As many structures as asked for, of the same atoms, charge and multiplicity as the seed,
     all different, none with overlapping atoms; the same random numbers give the same structures to
     the bit, others give others.
 
@@ -90,10 +90,9 @@ class _GeneratorCheck:
         promises, seed = self.subject.promises, self.seed_structure
         promises("as many structures as asked for", len(made) == count, f"{len(made)}, asked for {count}")
         for structure in made:
-            there = replace(structure, positions=seed.positions) if len(structure) == len(seed) else structure
             promises(
-                "structures have the atoms, cell, charge and multiplicity of the seed",
-                there == seed,
+                "structures have the atoms, charge and multiplicity of the seed",
+                same_atoms(structure, seed),
                 f"{structure.formula}, charge {structure.charge}, multiplicity {structure.multiplicity}",
             )
             closest = closest_contact(structure) if len(structure) > 1 else np.inf

@@ -44,6 +44,16 @@ def permuted(structure: Structure, order: IntArray) -> Structure:
     )
 
 
+def same_atoms(a: Structure, b: Structure) -> bool:
+    """Whether two structures differ at most in positions, shape of the cell and moments."""
+    return (a.numbers.tolist(), a.charge, a.multiplicity, a.pbc) == (
+        b.numbers.tolist(),
+        b.charge,
+        b.multiplicity,
+        b.pbc,
+    )
+
+
 def strained(structure: Structure, strain: FloatArray) -> Structure:
     """Positions and cell under a (3, 3) strain: x → x + x ε."""
     cell = structure.cell if structure.cell is None else structure.cell @ (np.eye(3) + strain)

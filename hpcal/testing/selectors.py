@@ -67,6 +67,10 @@ def _pool(rng: np.random.Generator, n: int) -> Pool:
     return Pool(ids=ids, features=rng.normal(size=(n, FEATURES)), values=rng.uniform(size=n))
 
 
+def _case(pool: Pool, known: FloatArray, budget: int) -> str:
+    return f"{len(pool.ids)} candidates with {len(known)} known and a budget of {budget}"
+
+
 def _with_duplicates(pool: Pool) -> Pool:
     features = pool.features.copy()
     features[1::2] = features[0]
@@ -85,9 +89,13 @@ class _SelectorCheck:
     def select(self, pool: Pool, known: FloatArray, budget: int) -> Sequence[Choice]:
         """What a new selector decides."""
         before = [a.tobytes() for a in (pool.ids, pool.features, pool.values, known)]
-        choices: Sequence[Choice] = self.part.build().select(
-            pool, known, budget, np.random.default_rng(self.seed)
-        )
+        rng = np.random.default_rng(self.seed)
+        try:
+            choices: Sequence[Choice] = self.part.build().select(pool, known, budget, rng)
+        except Exception as error:
+            raise self.subject.broken(
+                f"it answers {_case(pool, known, budget)}", f"{type(error).__name__}: {error}"
+            ) from error
         after = [a.tobytes() for a in (pool.ids, pool.features, pool.values, known)]
         self.subject.promises(
             "candidates and known descriptors are not written to", before == after, "they have changed"
@@ -97,7 +105,7 @@ class _SelectorCheck:
     def answers(self, pool: Pool, known: FloatArray, budget: int) -> None:
         """One answer for every candidate, within the budget, with ranks and reasons."""
         choices = self.select(pool, known, budget)
-        case = f"of {len(pool.ids)} candidates with {len(known)} known and a budget of {budget}"
+        case = f"of {_case(pool, known, budget)}"
         promises = self.subject.promises
         answered = sorted(choice.structure_id for choice in choices)
         promises(

@@ -36,7 +36,8 @@ def test_extxyz_holds_every_label_to_the_last_bit(finished, here):
     stored = rows(
         finished,
         "SELECT structure.id, label.energy, label.forces, structure.positions, label.split, origin,"
-        " generation FROM label JOIN structure ON structure.id = label.structure_id WHERE seq IS NOT NULL ORDER BY seq",
+        " generation FROM label JOIN structure ON structure.id = label.structure_id"
+        " WHERE seq IS NOT NULL ORDER BY seq",
     )
     assert len(frames) == len(stored) > 20
     for frame, (number, energy, forces, positions, split, origin, generation) in zip(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cli.helpers import hpcal
 
+from hpcal.cli.dryrun import _steps
+from hpcal.engine.campaign import read_campaign
+from hpcal.engine.plan import Action
 from hpcal.store.database import Store
 
 PROMISED = (
@@ -104,7 +109,8 @@ def test_plan_counts_relaxations_and_hessians(edited, here):
     plan = as_json("plan", file)
     assert [step["action"] for step in plan["next"]] == ["Relax"]
     calls = plan["estimate"]["qm_calls"]
-    assert calls["hessians"] == 6 * 3
+    # One to see that the relaxed structure is a minimum, one for its modes; 6N gradients each.
+    assert calls["hessians"] == 2 * 6 * 3
     assert calls["relaxations"] > 0
     assert calls["total"] == calls["labels"] + calls["hessians"] + calls["relaxations"]
 
@@ -132,3 +138,14 @@ def test_plan_of_a_stopped_campaign_changes_nothing(own_copy, edited):
     assert plan["estimate"]["qm_calls"]["total"] == pytest.approx(1000 - accepted, rel=0.3)
     assert {step["action"] for step in plan["next"]} & {"Sample", "Spawn", "LabelChunk", "Select", "Train"}
     assert "advance" in hpcal("plan", own_copy).stdout or "label" in hpcal("plan", own_copy).stdout
+
+
+def test_every_action_of_the_planner_has_a_sentence(here):
+    spec = read_campaign(here / "tiny.yaml")
+    values = {"structure_ids": (1, 2), "walker_ids": (1, 2), "pairs": ((1, (2,)), (2, (2,))), "reason": "why"}
+    for kind in get_args(Action):
+        fields = {f.name: values.get(f.name, 0 if f.name == "entry" else 2) for f in dataclasses.fields(kind)}
+        (step,) = _steps([kind(**fields)], spec)
+        assert step["action"] == kind.__name__
+        assert "{" not in step["sentence"]
+        assert len(step["sentence"]) > 5

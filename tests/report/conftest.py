@@ -463,7 +463,9 @@ def _mishaps(author: Author, ensemble: EnsembleRow) -> None:
         )
     )
     add_event(author.session, 2, "label_failed", "it broke", structure_id=rejected.id, task_id=task.id)
-    author.structure("sample", StructureState.QUARANTINED, Split.TRAIN, reason="input: odd electrons")
+    broken = author.structure(
+        "sample", StructureState.QUARANTINED, Split.TRAIN, reason="input: odd electrons"
+    )
     author.structure("sample", StructureState.CANDIDATE, Split.TRAIN)
     author.structure("sample", StructureState.WAITING, Split.TRAIN)
     author.structure("audit", StructureState.CLAIMED, Split.TEST)
@@ -472,6 +474,7 @@ def _mishaps(author: Author, ensemble: EnsembleRow) -> None:
             "label",
             "label",
             TaskState.FAILED,
+            inputs={"structure_ids": [broken.id, 10 * broken.id]},
             failure_class=FailureClass.BUG,
             error=f"KeyError: 'x'\n  in line {i}",
         )
@@ -482,6 +485,7 @@ def _mishaps(author: Author, ensemble: EnsembleRow) -> None:
         author.session.query(ModelRow).filter(ModelRow.ensemble_id == ensemble.id, ModelRow.member == 1).one()
     )
     bag.trained_on = blob([ids.bootstrap, ids.bootstrap, ids.minimum], "<i8")
+    ids.quarantined = broken.id
     ids.rejected, ids.rejected_task, ids.retracted, ids.failed_task, ids.bag_model = (
         rejected.id,
         task.id,

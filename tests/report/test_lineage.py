@@ -66,7 +66,10 @@ def test_bag_decides_who_was_trained_on_it(campaign):
 
 def test_validation_structure_trains_no_model(of):
     found, text = of("validation")
-    assert {d["split"] for d in found["datasets"]} == {"validation"}
+    # Its commit number is the last one of the first data set.
+    assert [(d["generation"], d["split"]) for d in found["datasets"]] == [
+        (g, "validation") for g in (1, 2, 3, 4)
+    ]
     assert found["models"] == []
     assert "validation:" in text
 
@@ -101,6 +104,14 @@ def test_rejected_structure(of, campaign):
     assert found["attempts"][0]["seconds"] is None
     assert found["events"][0]["task_id"] == campaign.ids.rejected_task
     assert "scf_not_converged (physics): <b>no convergence</b> & more" in text
+
+
+def test_quarantined_structure_shows_the_attempts_that_broke_on_it(of, campaign):
+    found, text = of("quarantined")
+    # Neither label nor rejection came of them: only the frozen inputs of the tasks name the structure.
+    assert [a["exit_reason"] for a in found["attempts"]] == ["KeyError: 'x'"] * 2
+    assert found["attempts"][-1]["task_id"] == campaign.ids.failed_task
+    assert "quarantined: input: odd electrons; it has no label" in text
 
 
 def test_dropped_structures(of):

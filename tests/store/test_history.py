@@ -239,6 +239,7 @@ def test_latest_evaluation_counts(made):
     made.evaluation(structure, other, 0.2)
     made.evaluation(structure, other, 7.0, purpose="sample")
     found = asked(made, measurements.evaluations, [Split.TEST])
+    assert len(found) == 2
     assert dict(zip(found.ensemble_id.tolist(), found.force_rmse.tolist(), strict=True)) == {
         ensemble: 0.3,
         other: 0.2,

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from hpcal.core.errors import CampaignHeld, FencedError, InputError
+from hpcal.store import campaigns, lease
+from hpcal.store.database import STORE_FILE, Store
+from hpcal.store.tables import Campaign
+
+
+@pytest.fixture
+def folder(tmp_path):
+    store = Store.create(tmp_path)
+    with store.write() as session:
+        campaigns.add_campaign(session, name="held", spec={}, spec_folder=".", site={})
+    store.close()
+    return tmp_path
+
+
+def hold(folder, ready):
+    store = Store.open(folder)
+    store.acquire()
+    ready.set()
+    time.sleep(60)
+
+
+def test_second_controller_is_refused_and_told_who_holds_it(folder):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(folder, ready))
+    holder.start()
+    assert ready.wait(30)
+    second = Store.open(folder)
+    with pytest.raises(CampaignHeld, match=f"process {holder.pid} on {os.uname().nodename}"):
+        second.acquire()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    # A dead one on the same host is taken over at once.
+    assert second.acquire().epoch == 2
+    second.close()
+    holder.close()
+
+
+def test_a_controller_that_was_taken_over_cannot_write(folder):
+    first, second = Store.open(folder), Store.open(folder)
+    first.acquire()
+    with first.write() as session:
+        session.query(Campaign).update({"lease_pid": None})
+    second.acquire()
+    with pytest.raises(FencedError), first.write() as session:
+        campaigns.campaign(session).name = "mine"
+    with second.session() as session:
+        assert campaigns.campaign(session).name == "held"
+    first.close()
+    second.close()
+
+
+def elsewhere(store: Store, counter: int) -> None:
+    with store.write() as session:
+        row = campaigns.campaign(session)
+        row.lease_host, row.lease_pid, row.lease_process_start = "elsewhere", 1, 1.0
+        row.lease_counter = counter
+
+
+def test_a_holder_on_another_host_is_judged_by_its_counter(folder, monkeypatch):
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.5)
+    store = Store.open(folder)
+    elsewhere(store, 5)
+    assert store.acquire().epoch == 1
+    elsewhere(store, 6)
+    sleep = time.sleep
+
+    def beats(seconds: float) -> None:
+        sleep(seconds)
+        other = Store.open(folder)
+        with other.write() as session:
+            campaigns.campaign(session).lease_counter += 1
+        other.close()
+
+    monkeypatch.setattr(lease.time, "sleep", beats)
+    with pytest.raises(CampaignHeld, match="elsewhere"):
+        store.acquire()
+    store.close()
+
+
+def test_released_lease_is_free_at_once(folder):
+    store = Store.open(folder)
+    store.acquire()
+    store.release()
+    other = Store.open(folder)
+    assert other.acquire().epoch == 2
+    other.close()
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all" * 100])
+def test_a_file_that_is_no_store_is_one_clear_sentence(tmp_path, content):
+    (tmp_path / STORE_FILE).write_bytes(content)
+    with pytest.raises(InputError, match="is not a store of hpcal"):
+        Store.read(tmp_path)
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(InputError, match="no campaign in"):
+        Store.read(tmp_path)
+
+
+def test_a_reader_cannot_write(folder):
+    from hpcal.core.errors import StoreError
+
+    reader = Store.read(folder)
+    with pytest.raises(StoreError), reader.write() as session:
+        campaigns.campaign(session).name = "written"
+    reader.close()
