@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
@@ -150,7 +151,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def plugins(group: Group, stage: str | None = None) -> dict[str, Any]:
-    """hpcal's own parts of a kind, third parties' left out."""
+    """The parts of a kind that hpcal brings, third parties' left out."""
     found = {name: find(group, name) for name in names(group)}
     return {
         name: part
@@ -279,18 +280,18 @@ def _top_level() -> str:
 
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
-    **{f"keys.{name}": (lambda model=model: keys(model)) for name, model in MODELS.items()},
+    **{f"keys.{name}": partial(keys, model) for name, model in MODELS.items()},
     "keys.campaign": _top_level,
-    "labelers": lambda: parts(Group.LABELERS),
-    "potentials": lambda: parts(Group.POTENTIALS),
-    "generators": lambda: parts(Group.SAMPLERS, "bootstrap"),
-    "samplers": lambda: parts(Group.SAMPLERS, "sampling", without=DynamicsSettings),
-    "selectors": lambda: parts(Group.SELECTORS),
+    "labelers": partial(parts, Group.LABELERS),
+    "potentials": partial(parts, Group.POTENTIALS),
+    "generators": partial(parts, Group.SAMPLERS, "bootstrap"),
+    "samplers": partial(parts, Group.SAMPLERS, "sampling", without=DynamicsSettings),
+    "selectors": partial(parts, Group.SELECTORS),
     "metrics": metrics,
     "commands": commands,
     "relations": relations,
     "columns": columns,
-    **{f"states.{kind.__name__}": (lambda kind=kind: diagram(kind)) for kind in STATES},
+    **{f"states.{kind.__name__}": partial(diagram, kind) for kind in STATES},
 }
 
 

@@ -37,7 +37,7 @@ from hpcal.engine.plan import (
 from hpcal.engine.seeds import Start
 from hpcal.engine.start import check, recorded_spec, recorded_state
 from hpcal.engine.view import View
-from hpcal.store import campaigns, labels, queries, structures
+from hpcal.store import campaigns, labels, measurements, queries, structures
 from hpcal.store.database import Store
 from hpcal.store.transitions import CampaignState
 
@@ -142,6 +142,8 @@ def plan_folder(root: Path) -> dict[str, Any]:
         with store.session() as session:
             view = snapshot.take(session, context)
             seconds = queries.seconds_per_unit(session, ("label",)).get("label")
+            attempts = measurements.attempts(session)
+            label_calls = int(attempts.qm_calls[attempts.kind == "label"].sum())
         status = campaign_status(store)
     finished = state is CampaignState.FINISHED
     actions = [Finish(reason=reason or "finished")] if finished else planned(view, spec)
@@ -154,7 +156,7 @@ def plan_folder(root: Path) -> dict[str, Any]:
         "labels": status["labels"],
         "stop": _stop(spec),
         "next": _steps(actions, spec),
-        "estimate": _remaining(spec, status, seconds, finished=finished),
+        "estimate": _remaining(spec, status, label_calls, seconds, finished=finished),
     }
 
 
@@ -177,14 +179,19 @@ def _context(store: Store, root: Path, spec: CampaignSpec) -> Context:
 
 
 def _remaining(
-    spec: CampaignSpec, status: Mapping[str, Any], seconds: float | None, *, finished: bool
+    spec: CampaignSpec,
+    status: Mapping[str, Any],
+    label_calls: int,
+    seconds: float | None,
+    *,
+    finished: bool,
 ) -> dict[str, Any]:
     """What is left, at what labels have cost so far."""
     done = status["labels"]["accepted"]
     budget = spec.file.stop.labels
     left = 0 if finished else None if budget is None else max(0, budget - done)
     spent = _node_hours(status)
-    calls = None if left is None or not done else round(left * status["qm_calls"] / done)
+    calls = None if left is None or not done else round(left * label_calls / done)
     return {
         "labels": left,
         "qm_calls": {"total": calls},

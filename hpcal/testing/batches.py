@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,13 @@ def padded(batch: Batch, extra: int) -> Batch:
     )
 
 
+def alone(batch: Batch, row: int) -> Batch:
+    """One structure without companions, and so without padding."""
+    only = batch.rows(torch.tensor([row], device=batch.numbers.device))
+    size = int(only.n_atoms[0])
+    return replace(only, numbers=only.numbers[:, :size], positions=only.positions[:, :size])
+
+
 def rotated(batch: Batch, rotation: FloatArray) -> Batch:
     """Positions and cells turned by a (3, 3) rotation from the right."""
     turn = torch.as_tensor(rotation, device=batch.positions.device, dtype=batch.positions.dtype)
@@ -36,10 +44,16 @@ def translated(batch: Batch, shift: FloatArray) -> Batch:
     return batch.at(batch.positions + by * batch.mask.unsqueeze(2))
 
 
-def reordered(batch: Batch, order: IntArray) -> Batch:
-    """The places of all structures in another order."""
-    index = torch.as_tensor(order, device=batch.numbers.device)
-    return replace(batch, numbers=batch.numbers[:, index], positions=batch.positions[:, index])
+def backwards(batch: Batch) -> tuple[Batch, IntArray]:
+    """The atoms of each structure in reverse order, and the (B, N) places that they come from."""
+    sizes, width = batch.n_atoms.cpu().numpy(), batch.numbers.shape[1]
+    places = np.tile(np.arange(width), (len(batch), 1))
+    for row, size in enumerate(sizes):
+        places[row, :size] = places[row, :size][::-1]
+    index = torch.as_tensor(places, device=batch.numbers.device)
+    rows = torch.arange(len(batch), device=batch.numbers.device)[:, None]
+    turned = replace(batch, numbers=batch.numbers[rows, index], positions=batch.positions[rows, index])
+    return turned, places
 
 
 def array(values: Tensor) -> FloatArray:

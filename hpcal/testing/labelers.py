@@ -280,7 +280,7 @@ class _LabelerCheck:
         self, structure: Structure, label: Label, rng: np.random.Generator, force_tolerance: float
     ) -> None:
         """Translation, rotation and the order of atoms."""
-        rotation, order = geometry.random_rotation(rng), rng.permutation(len(structure))
+        rotation, order = geometry.random_rotation(rng), np.arange(len(structure))[::-1]
         forces = label.forces if label.forces is not None else np.zeros((len(structure), 3))
         moved = {
             "translation": (geometry.translated(structure, rng.uniform(-2, 2, 3)), forces),

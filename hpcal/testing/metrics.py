@@ -123,7 +123,7 @@ class _MetricCheck:
         for row in range(len(batch)):
             self._same(
                 "the uncertainty of a structure does not depend on its companions in the batch",
-                self.score(batch.rows(torch.tensor([row])), self.potential),
+                self.score(batches.alone(batch, row), self.potential),
                 values[row : row + 1],
             )
         self._same("padding does not matter", self.score(batches.padded(batch, 3), self.potential), values)

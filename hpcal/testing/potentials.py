@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcal.core.arrays import FloatArray
+from hpcal.core.arrays import FloatArray, IntArray
 from hpcal.core.batch import Batch
 from hpcal.core.elements import MAX_ATOMIC_NUMBER, symbol
 from hpcal.core.errors import HpcalError
@@ -113,13 +113,14 @@ class Values:
             features=None if self.features is None else self.features[index],
         )
 
-    def places(self, index: Sequence[int]) -> Values:
-        """Of some places of the atoms of all structures."""
+    def places(self, index: IntArray) -> Values:
+        """Of (B, K) places of the atoms of each structure."""
+        rows = np.arange(len(index))[:, None]
         return Values(
             energies=self.energies,
-            forces=self.forces[:, index],
-            member_forces=None if self.member_forces is None else self.member_forces[:, :, index],
-            features=None if self.features is None else self.features[:, index],
+            forces=self.forces[rows, index],
+            member_forces=None if self.member_forces is None else self.member_forces[:, rows, index],
+            features=None if self.features is None else self.features[rows, index],
         )
 
     def turned(self, rotation: FloatArray) -> Values:
@@ -257,10 +258,10 @@ class _PotentialCheck:
 
     def padding(self, batch: Batch, values: Values) -> None:
         """More padding changes nothing, wherever its places are."""
-        width = batch.numbers.shape[1]
+        places = np.tile(np.arange(batch.numbers.shape[1]), (len(batch), 1))
         wider = self.evaluated(batches.padded(batch, 2))
         self.shapes(batches.padded(batch, 2), wider)
-        self.same("padding does not matter", wider.places(range(width)), values)
+        self.same("padding does not matter", wider.places(places), values)
 
     def companions(self, batch: Batch, values: Values) -> None:
         """Neither the other structures of a batch nor their order count."""
@@ -277,17 +278,17 @@ class _PotentialCheck:
         self.same(f"each of {COPIES} copies is as the structure alone", copies, values.rows([0] * COPIES))
 
     def motion(self, batch: Batch, values: Values, rng: np.random.Generator) -> None:
-        """Translation, rotation, and the order of the atoms that all structures have."""
-        rotation, order = geometry.random_rotation(rng), np.arange(batch.numbers.shape[1])
-        order[: int(batch.n_atoms.min())] = rng.permutation(int(batch.n_atoms.min()))
+        """Translation, rotation, and the order of the atoms."""
+        rotation, (turned_round, order) = geometry.random_rotation(rng), batches.backwards(batch)
         moved = self.evaluated(batches.translated(batch, rng.uniform(-2, 2, 3)))
         self.same("translation does not matter", moved, values)
         turned = self.evaluated(batches.rotated(batch, rotation))
         self.same(
             "forces turn with a rotation, energies and features do not", turned, values.turned(rotation)
         )
-        shuffled = self.evaluated(batches.reordered(batch, order))
-        self.same("the order of the atoms does not matter", shuffled, values.places(order.tolist()))
+        self.same(
+            "the order of the atoms does not matter", self.evaluated(turned_round), values.places(order)
+        )
 
     def differences(self, structures: Sequence[Structure], values: Values, rng: np.random.Generator) -> None:
         """Forces are minus the slope of the energies: the mean's, and each member's."""

@@ -86,6 +86,7 @@ def check_potential_kind(
     shown = dataset.structures()[:4] if structures is None else structures
     potential = check.load(results, kind if isinstance(kind, str) else None)
     check.capabilities(potential)
+    check.differ(potential, shown)
     check.precisions(potential, results, shown, single_precision)
     check.tampered(results)
     check_potential(potential, shown, tolerances=tolerances, seed=seed, name=f"{part.subject.name}, trained")
@@ -156,10 +157,6 @@ class _KindCheck:
                 any(digest.startswith(word) for word in words),
                 f"{path.name} for {digest[:12]}",
             )
-        different = len({r.sha256 for r in results})
-        self.subject.promises(
-            "members of different seeds differ", different == len(results), f"{different} of {len(results)}"
-        )
 
     def same(self, found: Sequence[MemberResult], expected: Sequence[MemberResult], promise: str) -> None:
         """The same members, by their hashes."""
@@ -227,6 +224,16 @@ class _KindCheck:
             f"{potential.n_members} members",
         )
         promises("dtype is as asked for", potential.dtype == torch.float64, str(potential.dtype))
+
+    def differ(self, potential: Potential, structures: Sequence[Structure]) -> None:
+        """Members of different seeds say different things, or their spread tells nothing."""
+        energies = batches.array(potential.energies(Batch.of(structures, dtype=torch.float64)))
+        different = len({row.tobytes() for row in energies})
+        self.subject.promises(
+            "members of different seeds differ in their energies",
+            different == len(energies),
+            f"{different} different ones of {len(energies)}",
+        )
 
     def precisions(
         self,

@@ -119,6 +119,18 @@ def test_killed_worker_costs_one_attempt_and_no_label(slow_campaign, tmp_path):
     assert query(root, "SELECT count(*) FROM attempt WHERE state = 'lost'") == [(1,)]
 
 
+def test_pool_whose_idle_worker_was_killed_goes_on(slow_campaign, tmp_path):
+    root = tmp_path / "run"
+    process = start("run", str(slow_campaign), "--dir", str(root))
+    # The training worker has trained the first generation and waits for the second.
+    wait_until(lambda: count(root, "SELECT count(*) FROM ensemble WHERE state = 'promoted'") >= 1)
+    (pid,) = query(root, "SELECT pid FROM attempt WHERE executor = 'train' AND state = 'done' LIMIT 1")[0]
+    os.kill(pid, signal.SIGKILL)
+    code, errors = finish(process)
+    assert code == 0, errors
+    check_whole(root)
+
+
 def test_second_controller_is_refused(slow_campaign, tmp_path):
     root = tmp_path / "run"
     first = start("run", str(slow_campaign), "--dir", str(root))

@@ -126,7 +126,9 @@ def test_never_asks_for_more_labels_than_the_budget(spec, view):
 
 
 def test_audit_frames_go_first_until_they_have_their_share(spec, view):
-    both = replace(view, waiting=tuple(range(100, 120)), n_waiting=20, waiting_audit=(7, 8, 9, 10, 11, 12, 13))
+    both = replace(
+        view, waiting=tuple(range(100, 120)), n_waiting=20, waiting_audit=(7, 8, 9, 10, 11, 12, 13)
+    )
     asked = [i for a in p.plan(both, spec) if isinstance(a, p.LabelChunk) for i in a.structure_ids]
     audit = [i for i in asked if i < 100]
     assert audit

@@ -50,5 +50,8 @@ def test_audit_frames_are_uniform_in_time():
 
 def test_streams_of_different_purposes_differ_and_are_stable():
     assert derive(7, "walker", 1) == derive(7, "walker", 1)
-    assert len({derive(7, "walker", 1), derive(7, "walker", 2), derive(7, "noise", 1), derive(8, "walker", 1)}) == 4
+    assert (
+        len({derive(7, "walker", 1), derive(7, "walker", 2), derive(7, "noise", 1), derive(8, "walker", 1)})
+        == 4
+    )
     assert 0 <= derive(7, "walker", 1) < 2**63

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, TaskFailure
@@ -47,7 +47,9 @@ class Springs:
         if deadline.expired():
             raise TaskFailure(FailureClass.RESOURCE, "no time")
         if self.missing_elements(structure.numbers.tolist()):
-            return Rejection(failure_class=FailureClass.INPUT, code="element", message="hydrogen and oxygen only")
+            return Rejection(
+                failure_class=FailureClass.INPUT, code="element", message="hydrogen and oxygen only"
+            )
         return self.calculate(structure)
 
     def calculate(self, structure: Structure) -> Label:
@@ -187,7 +189,7 @@ class Rejects(Springs):
 
 
 class OpenSettings(SpringSettings):
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
 
 class Open(Springs):
@@ -290,7 +292,7 @@ def far_apart(structure):
 def test_structures_that_have_to_be_refused(structures):
     refused = [far_apart(structures[0])]
     check(Shelf, structures, refused=refused)
-    with pytest.raises(ConformanceError, match="it rejects H2O.*a label of"):
+    with pytest.raises(ConformanceError, match=r"it rejects H2O.*a label of"):
         check(Springs, structures, refused=refused)
     with pytest.raises(ConformanceError, match="code that is one word"):
         check(Mumbles, structures, refused=refused)

@@ -32,7 +32,11 @@ class Altered:
 def kind_with(trainer_class=None, **methods):
     """The kind ``morse`` with another trainer or other methods."""
     if trainer_class is not None:
-        methods["trainer"] = lambda self, elements, seed: trainer_class(self, elements, seed)
+
+        def trainer(self, elements, seed):
+            return trainer_class(self, elements, seed)
+
+        methods["trainer"] = trainer
     return type("Kind", (Morse,), methods)
 
 
@@ -62,8 +66,8 @@ class OnlyTheFirst(Altered):
         return super().fit(dataset, members[:1], deadline, checkpoint)
 
 
-class ForgetsOptimiser(Altered):
-    """Goes on from a checkpoint whose moments are lost."""
+class OtherSeeds(Altered):
+    """Goes on with other seeds where it was interrupted."""
 
     def fit(self, dataset, members, deadline, checkpoint):
         interrupted = (checkpoint / "state.hpcal").exists()
@@ -116,9 +120,9 @@ def shallow(cls, members, *, device="cpu", dtype="float32"):
 
 CASES = {
     "global random numbers": (kind_with(GlobalRandom), "same training gives the same files.*tolerance: none"),
-    "one seed": (kind_with(OneSeed), "members of different seeds differ.*1 of 2"),
+    "one seed": (kind_with(OneSeed), "members of different seeds differ.*1 different ones of 2"),
     "a member too few": (kind_with(OnlyTheFirst), r"one result for each member.*\[0\]"),
-    "another optimiser": (kind_with(ForgetsOptimiser), "cut into .* calls ends at the same files|goes on"),
+    "other seeds": (kind_with(OtherSeeds), "cut into .* calls ends at the same files"),
     "failure class": (kind_with(WrongClass), "TaskFailure of class resource.*class bug"),
     "hash": (with_results(lambda r: replace(r, sha256="0" * 64)), "sha256 of a result is that of its file"),
     "name": (with_results(renamed), "named by its hash.*member-0.json"),
@@ -155,7 +159,7 @@ def test_broken_promises(case, dataset, tmp_path):
 
 def test_a_training_that_never_ends_is_found(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("hpcal.testing.training.MOST_CALLS", 12)
-    with pytest.raises(ConformanceError, match="goes on from its checkpoint.*not at the end after 12 calls"):
+    with pytest.raises(ConformanceError, match=r"goes on from its checkpoint.*not at the end after 12 calls"):
         check_potential_kind(kind_with(BeginsAgain), SETTINGS, dataset, tmp_path)
 
 
@@ -168,7 +172,7 @@ def test_a_potential_that_is_wrong_is_found_after_training(dataset, tmp_path):
             loaded.forces = lambda batch: 1.001 * forces(batch)
             return loaded
 
-    with pytest.raises(ConformanceError, match="Wrong', trained|Wrong, trained.*mean of member_forces"):
+    with pytest.raises(ConformanceError, match=r"Wrong, trained breaks .* mean of member_forces"):
         check_potential_kind(Wrong, SETTINGS, dataset, tmp_path)
 
 
@@ -182,7 +186,7 @@ def test_single_precision_that_is_too_coarse_is_found(dataset, tmp_path):
                 loaded.energies = lambda batch: energies(batch).half().double()
             return loaded
 
-    with pytest.raises(ConformanceError, match="energies in float32 are those in float64.*eV/atom"):
+    with pytest.raises(ConformanceError, match=r"energies in float32 are those in float64.*eV/atom"):
         check_potential_kind(Coarse, SETTINGS, dataset, tmp_path, single_precision=1e-5)
 
 
