@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from hpcal.engine.context import Context
 from hpcal.engine.plan import quiet_rounds
 from hpcal.engine.promotion import Gate, gate
 from hpcal.engine.snapshot import MIN_CALIBRATION, take
-from hpcal.store import ensembles, queries
+from hpcal.store import ensembles, queries, structures
 from hpcal.store.database import add_event
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow, ScoreRow
-from hpcal.store.transitions import EnsembleState
+from hpcal.store.transitions import EnsembleState, StructureState
 from hpcal.uncertainty.calibration import Calibration, CalibrationSettings, calibrate
+
+KEPT_GENERATIONS: Final = 2
+"""Audit frames of the dynamics of this many former generations still wait for labels."""
 
 
 def decide(session: Session, context: Context, ensemble_id: int) -> str:
@@ -41,10 +44,23 @@ def decide(session: Session, context: Context, ensemble_id: int) -> str:
         calibration=threshold.record,
         quiet_rounds=0 if current is None else quiet_rounds(current, context.spec),
     )
+    if verdict.promoted:
+        _drop_surplus_audit(session, ensemble)
     word = "promoted" if verdict.promoted else "refused"
     message = f"generation {ensemble.generation} {word}: {verdict.reason}; {threshold.sentence}"
     add_event(session, context.store.epoch, word, message, ensemble_id=ensemble.id)
     return message
+
+
+def _drop_surplus_audit(session: Session, ensemble: EnsembleRow) -> None:
+    """Audit frames for which there were no labels give way to those of newer dynamics."""
+    old = ensemble.generation - KEPT_GENERATIONS
+    for structure_id in queries.audit_waiting(session, up_to=old):
+        reason = f"surplus: audit frame of dynamics up to generation {old}, for which there was no label"
+        structures.move(session, [structure_id], StructureState.DROPPED, reason=reason)
+        structures.add_decision(
+            session, structure_id, "dropped", "audit_surplus", reason, ensemble_id=ensemble.id
+        )
 
 
 def _gate(session: Session, context: Context, ensemble: EnsembleRow, previous: EnsembleRow | None) -> Gate:

@@ -309,6 +309,7 @@ def _candidate(
         task_id=task.id,
         step=candidate.step,
         time_fs=candidate.time_fs,
+        priority=_audit_priority(done.context, ensemble, candidate) if audit else 0.0,
     )
     structures.add_score(
         session, row.id, ensemble.id, candidate.scores,
@@ -321,6 +322,15 @@ def _candidate(
             task_id=task.id, ensemble_id=ensemble.id, value=candidate.scores.trigger,
             threshold=ensemble.threshold,
         )  # fmt: skip
+
+
+def _audit_priority(context: Context, ensemble: EnsembleRow, candidate: Candidate) -> float:
+    """Audit frames of the newest generation go first, within it at random: never by uncertainty.
+
+    In the order of their coming the audit would stay with the dynamics of the first generation.
+    """
+    drawn = stream(context.spec.seed, "audit", candidate.walker_id, candidate.step).random()
+    return ensemble.generation + float(drawn)
 
 
 Recorder = Callable[[Completed], list[str]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from hpcal.core.walker import Split, WalkerEnd
+from hpcal.store import tables
 from hpcal.store.tables import (
     DatasetRow,
     EnsembleRow,
@@ -19,11 +20,14 @@ from hpcal.store.tables import (
     TaskRow,
     WalkerRow,
 )
-from hpcal.store.transitions import OUTSTANDING, EnsembleState, StructureState, TaskState, WalkerState
+from hpcal.store.transitions import EnsembleState, StructureState, TaskState, WalkerState
 
 BOOTSTRAP_ORIGINS = ("minimum", "saddle", "given", "bootstrap")
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
+UNFINISHED = text(f"structure.{tables.UNFINISHED}")
+ALIVE = text(f"walker.{tables.ALIVE}")
+OUTSTANDING = text(f"task.{tables.OUTSTANDING}")
 BROKEN = tuple(
     end for end in WalkerEnd if end not in (WalkerEnd.QUIET, WalkerEnd.FULL_TIME, WalkerEnd.CROSSED)
 )
@@ -33,7 +37,7 @@ def queue(session: Session, state: StructureState, origins: Sequence[str], limit
     """Head of a queue of structures: highest priority first, then oldest."""
     rows = session.scalars(
         select(StructureRow.id)
-        .where(StructureRow.state == state, StructureRow.origin.in_(origins))
+        .where(UNFINISHED, StructureRow.state == state, StructureRow.origin.in_(origins))
         .order_by(StructureRow.priority.desc(), StructureRow.id)
         .limit(limit)
     )
@@ -42,7 +46,7 @@ def queue(session: Session, state: StructureState, origins: Sequence[str], limit
 
 def count(session: Session, state: StructureState, origins: Sequence[str] | None = None) -> int:
     """Structures in an unfinished state."""
-    query = select(func.count()).where(StructureRow.state == state)
+    query = select(func.count()).where(UNFINISHED, StructureRow.state == state)
     if origins is not None:
         query = query.where(StructureRow.origin.in_(origins))
     return session.scalar(query) or 0
@@ -55,6 +59,7 @@ def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> 
     rows = session.scalars(
         select(StructureRow.id)
         .where(
+            UNFINISHED,
             StructureRow.state.in_(states),
             StructureRow.origin == "sample",
             scored < generation if stale else scored >= generation,
@@ -88,7 +93,7 @@ def outstanding(session: Session) -> list[Outstanding]:
     """Unfinished tasks by kind and pool."""
     rows = session.execute(
         select(TaskRow.kind, TaskRow.pool, func.count())
-        .where(TaskRow.state.in_(OUTSTANDING))
+        .where(OUTSTANDING)
         .group_by(TaskRow.kind, TaskRow.pool)
     )
     return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in rows]
@@ -143,7 +148,7 @@ def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
     """Head of the queue of walkers of one sampler; those that wait longest first."""
     rows = session.scalars(
         select(WalkerRow.id)
-        .where(WalkerRow.entry == entry, WalkerRow.state == WalkerState.IDLE)
+        .where(ALIVE, WalkerRow.entry == entry, WalkerRow.state == WalkerState.IDLE)
         .order_by(WalkerRow.step.desc(), WalkerRow.id)
         .limit(limit)
     )
@@ -152,9 +157,9 @@ def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
 
 def alive_walkers(session: Session, entry: int) -> int:
     """Idle and claimed walkers of one sampler."""
-    states = (WalkerState.IDLE, WalkerState.CLAIMED)
     return (
-        session.scalar(select(func.count()).where(WalkerRow.entry == entry, WalkerRow.state.in_(states))) or 0
+        session.scalar(select(func.count()).select_from(WalkerRow).where(ALIVE, WalkerRow.entry == entry))
+        or 0
     )
 
 
@@ -267,3 +272,18 @@ def rejected_since_label(session: Session) -> tuple[int, str]:
         select(func.count(), func.max(RejectionRow.message)).where(RejectionRow.attempt_id > last)
     ).one()
     return int(found[0]), str(found[1] or "")
+
+
+def audit_waiting(session: Session, *, up_to: int) -> tuple[int, ...]:
+    """Audit frames that wait for a label and arose under generations up to the given one."""
+    rows = session.scalars(
+        select(StructureRow.id)
+        .where(
+            UNFINISHED,
+            StructureRow.state == StructureState.WAITING,
+            StructureRow.origin == "audit",
+            StructureRow.generation <= up_to,
+        )
+        .order_by(StructureRow.id)
+    )
+    return tuple(rows)

@@ -38,6 +38,13 @@ WORDS: Final = (
 """Enumerations that stand in columns."""
 
 
+UNFINISHED: Final = "state IN ('candidate', 'waiting', 'claimed')"
+ALIVE: Final = "state IN ('idle', 'claimed')"
+OUTSTANDING: Final = "state IN ('queued', 'dispatched', 'lost')"
+"""Conditions of the partial indexes. SQLite uses such an index only for a query that holds its
+condition word for word, so that queries repeat it (with the table's name before it)."""
+
+
 class Base(DeclarativeBase):
     """Base of all tables."""
 
@@ -128,8 +135,8 @@ class StructureRow(Base):
         Index(
             "ix_structure_queue",
             "state", "origin", "priority", "id",
-            sqlite_where=text("state IN ('candidate', 'waiting', 'claimed')"),
-            postgresql_where=text("state IN ('candidate', 'waiting', 'claimed')"),
+            sqlite_where=text(UNFINISHED),
+            postgresql_where=text(UNFINISHED),
         ),
         Index("ix_structure_split", "split", "state"),
     )  # fmt: skip
@@ -164,8 +171,8 @@ class WalkerRow(Base):
         Index(
             "ix_walker_alive",
             "entry", "state", "id",
-            sqlite_where=text("state IN ('idle', 'claimed')"),
-            postgresql_where=text("state IN ('idle', 'claimed')"),
+            sqlite_where=text(ALIVE),
+            postgresql_where=text(ALIVE),
         ),
         Index("ix_walker_generation", "generation", "state", "end_reason"),
     )  # fmt: skip
@@ -267,8 +274,8 @@ class TaskRow(Base):
         Index(
             "ix_task_outstanding",
             "state", "pool", "kind",
-            sqlite_where=text("state IN ('queued', 'dispatched', 'lost')"),
-            postgresql_where=text("state IN ('queued', 'dispatched', 'lost')"),
+            sqlite_where=text(OUTSTANDING),
+            postgresql_where=text(OUTSTANDING),
         ),
         Index("ix_task_kind", "kind", "state", "id"),
     )  # fmt: skip
