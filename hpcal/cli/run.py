@@ -45,6 +45,7 @@ def run(file: Path, *, site: str | None, folder: Path | None, accept_changes: bo
         return
     refuse_foreign(root)
     machine = Machine.of(site or DEFAULT_SITE, inline=inline)
+    machine.check_folder(root)
     with _terminated_as_interrupted():
         context, notes = begin(spec, root, machine.nobody(), machine.record())
         click.echo(f"campaign {spec.name} in {root}")
@@ -169,6 +170,13 @@ class Machine:
         }
         file = None if self.file is None else str(self.file)
         return {"name": self.name, "file": file, "inline": self.inline, "pools": pools}
+
+    def check_folder(self, root: Path) -> None:
+        """Raises ConfigurationError for a folder in which the workers could not work."""
+        if not self.inline:
+            from hpcal.sites.parsl_config import check_folder
+
+            check_folder(root)
 
     def nobody(self) -> InlineDispatcher:
         """Slots without workers, until the campaign is ours and they may start."""

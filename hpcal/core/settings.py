@@ -128,7 +128,9 @@ def validate(model: type[Model], document: Document, data: Any = None, at: Path_
     try:
         return model.model_validate(document.data if data is None else data)
     except ValidationError as error:
-        fault = error.errors()[0]
+        # A mistyped key is missing under its right name too: the unknown one tells more.
+        faults = sorted(error.errors(), key=lambda f: f["type"] != "extra_forbidden")
+        fault = faults[0]
         place = tuple(p for p in fault["loc"] if not _is_union_branch(p))
         raise document.fault((*at, *place), _sentence(model, fault)) from None
 

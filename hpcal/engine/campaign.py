@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 
 from hpcal.core.errors import PluginError
-from hpcal.core.plugins import Group, find, names
+from hpcal.core.plugins import Group, find, names, nearest
 from hpcal.core.settings import Document, Settings, read_yaml, validate
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
@@ -295,6 +295,9 @@ def part(
     if not isinstance(name, str):
         raise document.fault(at, f"{key}: this key is missing; it names the {group.singular}")
     plugin = _find(group, name, document, (*at, key))
+    known = {*plugin.Settings.model_fields, *own, key}
+    for unknown in sorted(set(map(str, data)) - known):
+        raise document.fault((*at, unknown), f"unknown key{nearest(unknown, known)}")
     settings = validate(plugin.Settings, document, {k: v for k, v in data.items() if k not in own}, at)
     return Part(group=group, name=name, settings=_absolute(settings, folder))
 

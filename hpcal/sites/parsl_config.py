@@ -53,11 +53,7 @@ def parsl_config(site: Site, run_dir: Path, run_id: str) -> Config:
         ConfigurationError: a folder whose name Parsl's shell scripts would take apart.
     """
     run_dir = run_dir.resolve()
-    if shlex.quote(str(run_dir)) != str(run_dir) or set("{}") & set(str(run_dir)):
-        raise ConfigurationError(
-            f"Parsl cannot work in {str(run_dir)!r}: blanks and characters that a shell interprets "
-            "break its scripts; choose another folder with --dir"
-        )
+    check_folder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     return Config(
         executors=[_executor(name, pool, site, run_dir, run_id) for name, pool in site.pools.items()],
@@ -69,6 +65,16 @@ def parsl_config(site: Site, run_dir: Path, run_id: str) -> Config:
         initialize_logging=False,
         usage_tracking=0,
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigurationError for a folder whose name Parsl's shell scripts would take apart."""
+    text = str(folder.resolve())
+    if shlex.quote(text) != text or set("{}") & set(text):
+        raise ConfigurationError(
+            f"Parsl cannot work in {text!r}: blanks and characters that a shell interprets "
+            "break its scripts; choose another folder with --dir"
+        )
 
 
 @contextmanager

@@ -170,7 +170,7 @@ class _SamplerCheck:
             promises(
                 "steps only rise and never exceed steps_full",
                 before.step <= walker.step <= before.steps_full,
-                f"walker {walker.id} at step {walker.step} after {before.step}, of {before.steps_full} in all",
+                f"walker {walker.id} at step {walker.step}, {before.step} before, {before.steps_full} in all",
             )
             promises(
                 "a walker that ended says why in a sentence",

@@ -126,7 +126,7 @@ CASES = {
     ),
     "too many steps": (
         segments(lambda s: replace(s, walker=replace(s.walker, step=s.walker.step // 24 + s.walker.step))),
-        "never exceed steps_full.*at step 25 .* of 24 in all",
+        "never exceed steps_full.*at step 25, .* 24 in all",
     ),
     "no reason": (segments(lambda s: replace(s, detail="")), "says why in a sentence"),
     "another stream": (
