@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy.orm import Session
 
 from hpcal.core.walker import Split
 from hpcal.report.errors import error_summary
@@ -16,6 +15,7 @@ from hpcal.store import history, measurements
 from hpcal.store.database import Store
 from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord
 from hpcal.store.measurements import Attempts, Evaluations
+from hpcal.store.session import Session
 from hpcal.store.transitions import UNFINISHED, StructureState, WalkerState
 
 SHOWN_CAUSES: Final = 5
