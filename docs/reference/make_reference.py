@@ -235,7 +235,7 @@ def relations() -> str:
 
 def columns() -> str:
     """The tables and their columns."""
-    about = {part.local_table.name: _summary(part.class_) for part in Base.registry.mappers}
+    about = {part.class_.__tablename__: _summary(part.class_) for part in Base.registry.mappers}
     rows = [
         (f"`{name}`", about[name], ", ".join(f"`{column.name}`" for column in found.columns))
         for name, found in _tables().items()

@@ -128,9 +128,11 @@ def validate(model: type[Model], document: Document, data: Any = None, at: Path_
     try:
         return model.model_validate(document.data if data is None else data)
     except ValidationError as error:
-        # A mistyped key is missing under its right name too: the unknown one tells more.
-        faults = sorted(error.errors(), key=lambda f: f["type"] != "extra_forbidden")
+        faults = error.errors()
         fault = faults[0]
+        if fault["type"] == "missing":
+            # A mistyped key is missing under its right name too: the unknown one tells more.
+            fault = next((f for f in faults if f["type"] == "extra_forbidden"), fault)
         place = tuple(p for p in fault["loc"] if not _is_union_branch(p))
         raise document.fault((*at, *place), _sentence(model, fault)) from None
 

@@ -7,14 +7,17 @@ settings that make it quick.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hpcal.core.dataset import Dataset
 from hpcal.core.deadline import Deadline
 from hpcal.core.plugins import Group, find, names
+from hpcal.core.protocols import MemberSpec
 from hpcal.core.structure import Structure
 from hpcal.exchange.extxyz import LabelledFrame, write_labelled
 from hpcal.sampling.relaxation import relax
@@ -56,6 +59,11 @@ def entry(table: dict[str, Any], group: Group, name: str) -> Any:
     return table[name]
 
 
+def test_a_part_without_an_entry_fails_with_the_way_out():
+    with pytest.raises(pytest.fail.Exception, match=r"metric 'brand_new' is installed, but .* has no entry"):
+        entry({}, Group.METRICS, "brand_new")
+
+
 def of_stage(stage: str) -> list[str]:
     return [name for name in names(Group.SAMPLERS) if find(Group.SAMPLERS, name).stage == stage]
 
@@ -82,6 +90,14 @@ def test_samplers(name, ensemble, scorer, walkers):
     check_sampler(name, entry(SAMPLERS, Group.SAMPLERS, name), ensemble, scorer, walkers)
 
 
+@pytest.mark.parametrize("name", of_stage("sampling"))
+def test_samplers_with_networks_in_single_precision(name, networks, scorer, walkers):
+    """As campaigns run them: where rounding is large, a cut trajectory still ends at the same bits."""
+    single = replace(scorer, potential=networks, threshold=0.5)
+    settings = entry(SAMPLERS, Group.SAMPLERS, name)
+    check_sampler(name, settings, networks, single, walkers, score_tolerance=1e-3)
+
+
 @pytest.mark.parametrize("name", of_stage("bootstrap"))
 def test_generators(name, morse_minimum, morse_forces):
     settings = entry(GENERATORS, Group.SAMPLERS, name)
@@ -106,7 +122,7 @@ def check_xtb(mixed) -> Callable[[], None]:
     crystal = Structure(
         numbers=mixed[0].numbers, positions=mixed[0].positions, cell=np.diag([4.0, 4.5, 5.0]), pbc=(True,) * 3
     )
-    return lambda: check_labeler("xtb", [*mixed, crystal], refused=[radical], settings={"accuracy": 0.01})
+    return lambda: check_labeler("xtb", [*mixed, crystal], refused=[radical])
 
 
 @pytest.fixture
@@ -144,6 +160,21 @@ def check_lookup(dataset, ensemble_folder, tmp_path: Path) -> Callable[[], None]
     return lambda: check_labeler(
         "lookup", known, settings={"file": file}, refused=dataset.structures()[3:5], labels_anything=False
     )
+
+
+@pytest.fixture(scope="session")
+def networks(ensemble_folder, mixed, rattled, tmp_path_factory):
+    """Two ANI networks in float32, trained for a moment on molecules of two, three and four atoms."""
+    labeler_class = find(Group.LABELERS, "teacher")
+    teacher = labeler_class(labeler_class.Settings(model=ensemble_folder))
+    structures = [s for name in ("H2", "H2O", "H2O2") for s in rattled(name, 6, seed=5)]
+    dataset = Dataset.of(structures, [teacher.label(s, Deadline()) for s in structures])
+    kind_class = find(Group.POTENTIALS, "ani")
+    kind = kind_class(kind_class.Settings(members=2, hidden=(8, 8), epochs=20))
+    members = [MemberSpec(index=i, seed=i) for i in range(2)]
+    trainer = kind.trainer(dataset.elements, 1)
+    results = trainer.fit(dataset, members, Deadline(), tmp_path_factory.mktemp("ani"))
+    return kind_class.load([Path(r.path) for r in results], dtype="float32")
 
 
 @pytest.fixture(scope="session")
