@@ -26,7 +26,7 @@ from typing import ClassVar
 
 
 class FailureClass(StrEnum):
-    """Why something failed, which decides what is done about it (docs/how-to/failures)."""
+    """Why something failed, which decides what is done about it (docs/reference/failures.md)."""
 
     INPUT = "input"
     PHYSICS = "physics"

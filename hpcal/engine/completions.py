@@ -46,13 +46,10 @@ class Completions:
         """After a controller has gone: adopts what its attempts spooled, the rest is lost."""
         with self._context.store.session() as session:
             left = [attempt.id for attempt in tasks.open_attempts(session)]
-        messages = self.record(
-            [Report(attempt_id=i, lost=True, message="its controller ended") for i in left]
+        # The end of a controller is no fault of its tasks and counts against none of them.
+        return self.record(
+            [Report(attempt_id=i, interrupted=True, message="its controller ended") for i in left]
         )
-        with self._context.store.write() as session:
-            for task in tasks.unfinished(session, TaskState.LOST):
-                tasks.requeue(task)
-        return messages
 
     def _one(self, session: Session, task: TaskRow, attempt: AttemptRow, report: Report) -> list[str]:
         values, complete = self._results(attempt)
@@ -93,6 +90,7 @@ class Completions:
 
     def _lost(self, session: Session, task: TaskRow, report: Report) -> list[str]:
         if report.interrupted:
+            tasks.requeue(task)
             return []
         task.losses += 1
         text = f"task {task.id} ({task.kind}) was lost: {report.message}"

@@ -94,8 +94,8 @@ def _threshold(
     provisional = len(audit) < MIN_CALIBRATION
     if provisional:
         learned = queries.evaluated(session, ensemble.id, (*queries.LEARNING, *queries.AUDITING))
-        made = _calibrated(learned, settings, None, floor)
-        sentence = f"provisional, on {len(learned)} labels that were learned from: {made.sentence}"
+        made = _calibrated(learned, settings, None, floor, "labels that were learned from")
+        sentence = f"provisional: {made.sentence}"
     else:
         known = None if previous is None else previous.threshold
         made = _calibrated(audit, settings, known, floor)
@@ -108,7 +108,11 @@ def _threshold(
 
 
 def _calibrated(
-    rows: list[ScoreRow], settings: CalibrationSettings, previous: float | None, floor: float
+    rows: list[ScoreRow],
+    settings: CalibrationSettings,
+    previous: float | None,
+    floor: float,
+    frames: str = "audit frames",
 ) -> Calibration:
     by_force = settings.error_kind == "force_rmse"
     errors = [row.force_rmse if by_force else row.committee_error for row in rows]
@@ -120,4 +124,5 @@ def _calibrated(
         settings,
         previous,
         metric_floor=floor,
+        frames=frames,
     )

@@ -105,6 +105,7 @@ def calibrate(
     previous: float | None = None,
     *,
     metric_floor: float = 0.0,
+    frames: str = "audit frames",
 ) -> Calibration:
     """Calibrates the threshold on audit frames.
 
@@ -115,6 +116,7 @@ def calibrate(
         previous: threshold that was calibrated before on audit frames, or None: a floor that stood in
             for want of frames is nothing to hold on to.
         metric_floor: lowest threshold by quantile where the settings leave it open.
+        frames: what the frames are, for the sentence.
 
     Raises:
         InputError: arrays of different lengths or with values that are not finite.
@@ -128,7 +130,7 @@ def calibrate(
         chosen = _by_recall(trigger, failed, settings)
     else:
         chosen = _by_quantile(trigger, settings, previous, floor)
-    return _described(trigger, failed, energy_std, settings, chosen)
+    return _described(trigger, failed, energy_std, settings, chosen, frames=frames)
 
 
 def recall_bound(caught: int, failures: int) -> float:
@@ -205,6 +207,8 @@ def _described(
     energy_std: FloatArray,
     settings: CalibrationSettings,
     chosen: tuple[float, Rule],
+    *,
+    frames: str,
 ) -> Calibration:
     threshold, rule = chosen
     n, failures = len(trigger), int(failed.sum())
@@ -223,7 +227,7 @@ def _described(
         selected_share=share,
         bias_width=_bias_width(energy_std, share, settings),
         sentence=f"threshold {threshold:.4g} {_why(rule, settings)}: "
-        + _seen(n, failures, int(over.sum()), caught, settings),
+        + _seen(n, failures, int(over.sum()), caught, settings, frames=frames),
     )
 
 
@@ -235,10 +239,12 @@ def _bias_width(energy_std: FloatArray, share: float | None, settings: Calibrati
     return max(width, settings.min_bias_width_eV)
 
 
-def _seen(n: int, failures: int, over: int, caught: int, settings: CalibrationSettings) -> str:
+def _seen(
+    n: int, failures: int, over: int, caught: int, settings: CalibrationSettings, *, frames: str
+) -> str:
     if n == 0:
-        return "there are no audit frames yet"
-    text = f"{failures} of {n} audit frames have an error above {settings.error:g}"
+        return f"there are no {frames} yet"
+    text = f"{failures} of {n} {frames} have an error above {settings.error:g}"
     if failures:
         text += (
             f", {caught} of them over the threshold (recall {caught / failures:.3f}, at least "

@@ -29,7 +29,8 @@ def train(work: Work) -> None:
     try:
         results = trainer.fit(dataset, members, work.deadline, Path(inputs["checkpoint"]))
     except TaskFailure:
-        if work.deadline.interrupted():
+        # Out of time is no failure either: the next attempt goes on from the checkpoint.
+        if work.deadline.expired():
             raise WorkInterrupted from None
         raise
     for result in results:
