@@ -17,7 +17,8 @@ from hpcal.exchange.shipped import shipped_folder
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_checkout_has_them_at_its_top() -> None:
+def test_a_checkout_has_them_at_its_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hpcal, "__file__", str(ROOT / "hpcal" / "__init__.py"))
     assert shipped_folder("site_configs") == ROOT / "site_configs"
     assert shipped_folder("workflows") == ROOT / "workflows"
 

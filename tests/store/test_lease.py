@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -22,28 +22,30 @@ def folder(tmp_path):
     return tmp_path
 
 
-def hold(folder, ready):
-    store = Store.open(folder)
-    store.acquire()
-    ready.set()
-    time.sleep(60)
+HOLD = """
+import sys, time
+from pathlib import Path
+from hpcal.store.database import Store
+store = Store.open(Path(sys.argv[1]))
+store.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_second_controller_is_refused_and_told_who_holds_it(folder):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    holder = context.Process(target=hold, args=(folder, ready))
-    holder.start()
-    assert ready.wait(30)
-    second = Store.open(folder)
-    with pytest.raises(CampaignHeld, match=f"process {holder.pid} on {os.uname().nodename}"):
-        second.acquire()
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
-    # A dead one on the same host is taken over at once.
-    assert second.acquire().epoch == 2
-    second.close()
-    holder.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        second = Store.open(folder)
+        with pytest.raises(CampaignHeld, match=f"process {holder.pid} on {os.uname().nodename}"):
+            second.acquire()
+        holder.kill()
+        holder.wait()
+        # A dead one on the same host is taken over at once.
+        assert second.acquire().epoch == 2
+        second.close()
 
 
 def test_a_controller_that_was_taken_over_cannot_write(folder):
