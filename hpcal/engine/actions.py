@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import singledispatch
+from math import ceil
 
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.settings import draw
@@ -130,7 +131,18 @@ def _(action: plan.Rescore, session: Session, context: Context) -> list[TaskRow]
 
 @apply.register
 def _(action: plan.Select, session: Session, context: Context) -> list[TaskRow]:
-    return [_task(session, context, "select", "score", asdict(action), units=len(action.structure_ids))]
+    shards = labels.shards(session, context.level_id)
+    last_seq = shards[-1].last_seq if shards else 0
+    inputs = {**asdict(action), "last_seq": last_seq, "known": _known(session, last_seq)}
+    return [_task(session, context, "select", "score", inputs, units=len(action.structure_ids))]
+
+
+def _known(session: Session, after: int) -> list[int]:
+    """What no shard holds but counts as known: newer labels, audit labels, what waits for a label."""
+    newer = queries.labelled_ids(session, queries.LEARNING, after=after)
+    audit = queries.labelled_ids(session, queries.AUDITING, after=0)
+    waiting = structures.ids_in_states(session, (StructureState.WAITING, StructureState.CLAIMED))
+    return [*newer, *audit, *waiting]
 
 
 @apply.register
@@ -141,10 +153,15 @@ def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
     minima = [row.id for row in structures.of_origin(session, "minimum", "given")
               if row.state is StructureState.LABELLED and row.split is Split.TRAIN]  # fmt: skip
     starts = sorted({*minima, *walkers.seed_pool(session, STARTS)})
+    audits = queries.alive_walkers(session, action.entry, queries.AUDITING)
+    most_audits = ceil(splits.audit_walkers * context.spec.sampling[action.entry].walkers)
     for _ in range(action.count):
         number = walkers.count(session) + 1
         rng = stream(context.spec.seed, "walker", number)
-        split = walker_split(rng, splits)
+        # Learning walkers end when they cross and audit walkers do not: without a cap these would
+        # take over the population.
+        split = walker_split(rng, splits, audit=audits < most_audits)
+        audits += split.audit
         frames = audit_steps(rng, splits.audit_frames, sampler.steps_full()) if split.audit else ()
         walkers.add_walker(
             session,

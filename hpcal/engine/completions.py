@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,20 @@ class Completions:
         with self._context.store.session() as session:
             left = [attempt.id for attempt in tasks.open_attempts(session)]
         # The end of a controller is no fault of its tasks and counts against none of them.
-        return self.record(
+        messages = self.record(
             [Report(attempt_id=i, interrupted=True, message="its controller ended") for i in left]
         )
+        self._sweep()
+        return messages
+
+    def _sweep(self) -> None:
+        """Removes files of attempts that are recorded: a crash may come before their removal."""
+        folders = self._context.folders
+        for pattern in ("*.spool", "*.task"):
+            for file in folders.tasks.glob(pattern):
+                file.unlink(missing_ok=True)
+        for scratch in folders.scratch.iterdir():
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _one(self, session: Session, task: TaskRow, attempt: AttemptRow, report: Report) -> list[str]:
         values, complete = self._results(attempt)

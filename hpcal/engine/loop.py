@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final, Protocol
 
 from hpcal.core.codec import pack
-from hpcal.core.errors import CampaignFailed, FencedError, Interrupted
+from hpcal.core.errors import CampaignFailed, FencedError, Interrupted, StoreError
 from hpcal.engine import actions, snapshot
 from hpcal.engine.completions import Completions
 from hpcal.engine.context import Context
@@ -84,9 +84,9 @@ class Controller:
             return self._loop()
 
     def _loop(self) -> str:
-        # A deterministic campaign plans after each completion only; what an interrupted one
+        # A deterministic campaign plans once after each completion; what an interrupted one
         # recovered must not be planned on before the task it belongs to is complete.
-        wait_first = self._context.dispatcher.virtual and bool(self._running)
+        wait_first = self._context.dispatcher.virtual and bool(self._running) and self._planned()
         while True:
             if self._stop_requested():
                 self._drain()
@@ -102,6 +102,7 @@ class Controller:
         context = self._context
         with context.store.write() as session:
             view = snapshot.take(session, context)
+            campaigns.campaign(session).planned = tasks.ended(session)
             made: list[TaskRow] = []
             for action in plan(view, context.spec):
                 if isinstance(action, Finish):
@@ -121,6 +122,11 @@ class Controller:
             self._submit(assignment)
         self._observer.update(view)
         return None
+
+    def _planned(self) -> bool:
+        """Whether the last completion was planned on before the controller ended."""
+        with self._context.store.session() as session:
+            return campaigns.campaign(session).planned == tasks.ended(session)
 
     def _collect(self, timeout: float) -> bool:
         """Records what has come in, and tries again what was lost; whether there was anything."""
@@ -148,6 +154,8 @@ class Controller:
     def _assign(self, session: Session, task: TaskRow) -> Assignment:
         """The next attempt at a task: its row, and its inputs in a file."""
         context, folders, settings = self._context, self._context.folders, self._context.spec.file.tasks
+        # The site of now need not have the pool of the site that the task was made on.
+        task.pool = context.dispatcher.pool(task.pool)
         attempt = tasks.dispatch(session, task, epoch=context.store.epoch, executor=task.pool)
         stem = folders.tasks / f"{task.id:08d}-{attempt.number}"
         attempt.log, attempt.spool = f"tasks/{stem.name}.log", f"tasks/{stem.name}.spool"
@@ -220,6 +228,8 @@ class Controller:
                     store.beat()
                 except FencedError:
                     return
+                except StoreError:
+                    continue  # a full disk or a long lock may pass
 
         thread = threading.Thread(target=beat, name="lease", daemon=True)
         thread.start()

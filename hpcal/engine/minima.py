@@ -26,6 +26,11 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
     seed = structures.rows_of(session, [value["structure_id"]])[value["structure_id"]]
     if seed.state is not StructureState.CLAIMED:
         return
+    failure = value.get("failure", FailureClass.PHYSICS)
+    if failure not in (FailureClass.PHYSICS, FailureClass.INPUT):
+        seed.failures += 1
+        if seed.failures < context.spec.file.tasks.max_failures:
+            return  # still claimed: it goes back to the queue with the end of the task
     if "failure" in value or not value["converged"]:
         _set_aside(session, context, seed, value)
         return

@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from hpcal.core.structure import Structure
-from hpcal.core.walker import Split
 from hpcal.engine.context import Context
 from hpcal.engine.streams import derive
 from hpcal.engine.work.context import manifest_record
-from hpcal.store import ensembles, labels, queries, structures, walkers
+from hpcal.store import ensembles, labels, structures, walkers
 from hpcal.store.session import Session
 from hpcal.store.tables import TaskRow
-from hpcal.store.transitions import UNFINISHED, StructureState
+from hpcal.store.transitions import StructureState
 
 Payload = dict[str, Any]
 
@@ -117,19 +115,15 @@ def _evaluate(session: Session, context: Context, task: TaskRow) -> Payload:
 
 
 def _rescore(session: Session, context: Context, task: TaskRow) -> Payload:
-    states = structures.states_of(session, task.inputs["structure_ids"])
-    left = [i for i in task.inputs["structure_ids"] if states[i] in UNFINISHED]
+    ids = task.inputs["structure_ids"]
     return {
         **_scoring(session, context, task.inputs["ensemble_id"]),
-        "structures": [{"id": i, "structure": s} for i, s in structures.structures_of(session, left)],
+        "structures": [{"id": i, "structure": s} for i, s in structures.structures_of(session, ids)],
     }
 
 
 def _select(session: Session, context: Context, task: TaskRow) -> Payload:
     ids = task.inputs["structure_ids"]
-    shards = _shards(session, context, queries.last_commit(session))
-    known = labels.shards(session, context.level_id)
-    after = known[-1].last_seq if known else 0
     return {
         **_scoring(session, context, task.inputs["ensemble_id"]),
         "selector": context.spec.selection.part.as_dict(),
@@ -137,19 +131,11 @@ def _select(session: Session, context: Context, task: TaskRow) -> Payload:
             {"id": i, "structure": s, "value": structures.latest_value(session, i)}
             for i, s in structures.structures_of(session, ids)
         ],
-        "shards": shards,
-        "known": [{"structure": s} for s in _known(session, context, after)],
+        "shards": _shards(session, context, task.inputs["last_seq"]),
+        "known": [{"structure": s} for _, s in structures.structures_of(session, task.inputs["known"])],
         "budget": task.inputs["budget"],
         "stream": derive(context.spec.seed, "select", task.id),
     }
-
-
-def _known(session: Session, context: Context, after: int) -> list[Structure]:
-    """What no shard holds but counts as known: newer labels, audit labels, waiting structures."""
-    newer = labels.labelled(session, context.level, context.level_id, after=after, splits=queries.LEARNING)
-    audit = labels.labelled(session, context.level, context.level_id, splits=(Split.CALIBRATION, Split.TEST))
-    waiting = structures.in_states(session, (StructureState.WAITING, StructureState.CLAIMED))
-    return [s for _, s, _ in (*newer, *audit)] + [s for _, s in waiting]
 
 
 def _scoring(session: Session, context: Context, ensemble_id: int) -> Payload:

@@ -20,6 +20,9 @@ CANDIDATE_BATCHES = 4
 WAITING_BATCHES = 2
 """Backpressure: batches of candidates or waiting structures at which sampling stalls."""
 
+QUIET_BACKSTOP = 10
+"""Quiet generations that end a campaign which gives no such rule: nothing is left to find."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Relax:
@@ -172,9 +175,9 @@ def stop_reason(view: View, spec: CampaignSpec) -> str | None:
         and newest.generation >= stop.generations
     ):
         return f"generations: {newest.generation} trained and evaluated"
-    if stop.quiet_generations is not None and current is not None:
+    if current is not None:
         rounds = quiet_rounds(current, spec)
-        if rounds >= stop.quiet_generations:
+        if rounds >= (stop.quiet_generations or QUIET_BACKSTOP):
             return f"quiet: {rounds} generations in a row with hardly a walker over the threshold"
     if view.audit is not None and view.audit.count >= stop.min_test:
         target, limit = view.audit.force_rmse, stop.force_rmse_eV_per_A
@@ -195,7 +198,8 @@ def quiet_rounds(ensemble: EnsembleView, spec: CampaignSpec) -> int:
     stop = spec.file.stop
     rounds = ensemble.ended // stop.quiet_walkers
     if rounds == 0:
-        return ensemble.quiet_rounds
+        noisy = ensemble.crossed > stop.quiet_share * stop.quiet_walkers
+        return 0 if noisy else ensemble.quiet_rounds
     if ensemble.crossed > stop.quiet_share * ensemble.ended:
         return 0
     return ensemble.quiet_rounds + rounds

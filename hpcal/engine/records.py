@@ -92,7 +92,7 @@ def _bootstrap(done: Completed) -> list[str]:
 
 
 def _label(done: Completed) -> list[str]:
-    session, context, task, values = done.session, done.context, done.task, done.values
+    session, context, values = done.session, done.context, done.values
     rows = structures.rows_of(session, [value["structure_id"] for value in values])
     messages = []
     for value in values:
@@ -111,15 +111,16 @@ def _label(done: Completed) -> list[str]:
                 new = StructureState.QUARANTINED if bad_input else StructureState.REJECTED
                 structures.move(session, [row.id], new, reason=f"{result.code}: {result.message}")
         elif row.state is StructureState.CLAIMED:
-            messages += _retry(session, context, row, value, task)
+            messages += _broken(done, row, value)
     return messages
 
 
 def _accept(session: Session, context: Context, row: StructureRow, label: Label, attempt: AttemptRow) -> None:
+    if row.state not in (StructureState.CLAIMED, StructureState.LABELLED):
+        text = f"structure {row.id} is {row.state}: its late label is not used"
+        add_event(session, context.store.epoch, "late_label", text, structure_id=row.id)
+        return
     if labels.add_label(session, row, label, level_id=context.level_id, attempt_id=attempt.id):
-        if row.state is not StructureState.CLAIMED:
-            # A late label of a lost attempt: the structure may wait for another try.
-            structures.move(session, [row.id], StructureState.CLAIMED)
         structures.move(session, [row.id], StructureState.LABELLED)
         return
     first = labels.attempt_of(session, row.id, context.level_id)
@@ -134,18 +135,24 @@ def _accept(session: Session, context: Context, row: StructureRow, label: Label,
         )
 
 
-def _retry(session: Session, context: Context, row: StructureRow, value: Record, task: TaskRow) -> list[str]:
-    """A structure whose calculation broke waits for another try, up to a cap."""
+def _broken(done: Completed, row: StructureRow, value: Record) -> list[str]:
+    """A structure whose calculation broke: tried again up to a cap, then set aside.
+
+    Its task keeps the claim on it, so that no other task labels it meanwhile.
+    """
+    session, epoch = done.session, done.context.store.epoch
     failure, message = FailureClass(value["failure"]), str(value["message"])
     row.failures += 1
-    final = failure is FailureClass.INPUT or row.failures >= context.spec.file.tasks.max_failures
     add_event(
-        session, context.store.epoch, "label_failed", message,
-        structure_id=row.id, task_id=task.id, failure_class=str(failure),
+        session, epoch, "label_failed", message,
+        structure_id=row.id, task_id=done.task.id, failure_class=str(failure),
     )  # fmt: skip
-    if not final:
-        structures.move(session, [row.id], StructureState.WAITING)
+    if failure is not FailureClass.INPUT and row.failures < done.context.spec.file.tasks.max_failures:
         return []
+    turned_away = Rejection(failure_class=failure, code="failed", message=message)
+    labels.add_rejection(
+        session, row.id, turned_away, level_id=done.context.level_id, attempt_id=done.attempt.id
+    )
     structures.move(session, [row.id], StructureState.QUARANTINED, reason=f"{failure}: {message}")
     return [f"structure {row.id} set aside after {row.failures} failures ({failure}): {message}"]
 
@@ -309,7 +316,7 @@ def _candidate(
         task_id=task.id,
         step=candidate.step,
         time_fs=candidate.time_fs,
-        priority=_audit_priority(done.context, ensemble, candidate) if audit else 0.0,
+        priority=_audit_priority(done.context, candidate) if audit else 0.0,
     )
     structures.add_score(
         session, row.id, ensemble.id, candidate.scores,
@@ -324,13 +331,12 @@ def _candidate(
         )  # fmt: skip
 
 
-def _audit_priority(context: Context, ensemble: EnsembleRow, candidate: Candidate) -> float:
-    """Audit frames of the newest generation go first, within it at random: never by uncertainty.
+def _audit_priority(context: Context, candidate: Candidate) -> float:
+    """Audit frames wait in random order: neither by uncertainty nor by when they came.
 
     In the order of their coming the audit would stay with the dynamics of the first generation.
     """
-    drawn = stream(context.spec.seed, "audit", candidate.walker_id, candidate.step).random()
-    return ensemble.generation + float(drawn)
+    return float(stream(context.spec.seed, "audit", candidate.walker_id, candidate.step).random())
 
 
 Recorder = Callable[[Completed], list[str]]

@@ -75,16 +75,16 @@ def take(session: Session, context: Context) -> View:
         seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
         current=current,
         newest=newest,
-        gaps=_gaps(session, newest),
+        gaps=_gaps(session, newest) if _gaps_matter(newest, kinds) else (),
         walkers=tuple(
             EntryView(
                 idle=queries.idle_walkers(session, entry, 4096),
-                alive=queries.alive_walkers(session, entry),
+                alive=queries.alive_walkers(session, entry, queries.LEARNING),
             )
             for entry in range(len(spec.sampling))
         ),
         audit=_audit(session, current),
-        failed_stage=failed_stage(session),
+        failed_stage=failed_stage(session, context.store.epoch),
     )
 
 
@@ -119,6 +119,11 @@ def _unchecked(session: Session, spec: CampaignSpec) -> tuple[int, ...]:
     return tuple(row.id for row in relaxed if row.id not in checked)
 
 
+def _gaps_matter(newest: EnsembleView | None, tasks: Counter[str]) -> bool:
+    """Gaps are looked for before a decision and before the end: their query grows with the history."""
+    return (newest is not None and newest.state is EnsembleState.TRAINED) or not tasks
+
+
 def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
     """What evaluations are missing, newest ensemble first.
 
@@ -151,17 +156,25 @@ def _audit(session: Session, current: EnsembleView | None) -> AuditErrors | None
     return AuditErrors(count=errors.count, force_rmse=errors.force_rmse, energy_rmse=errors.energy_rmse)
 
 
-def failed_stage(session: Session) -> str | None:
-    """A sentence if everything in a stage fails: one bad structure never stops a campaign."""
+def failed_stage(session: Session, epoch: int) -> str | None:
+    """A sentence if everything in a stage fails: one bad structure never stops a campaign.
+
+    Only what happened under the epoch counts, so that a repaired campaign can be resumed.
+    """
     for kind in WORK:
-        states = queries.last_task_states(session, kind, ALL_FAILED)
+        states = queries.last_task_states(session, kind, epoch, ALL_FAILED)
         if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
             cause = next((error for _, error in states if error), "no cause was recorded")
             return f"stage {kind}: the last {ALL_FAILED} tasks failed: {_last_line(cause)}"
-    rejected, example = queries.rejected_since_label(session)
+    trainings = queries.last_task_states(session, "train", epoch, ALL_FAILED * 8)
+    if queries.failed_in_a_row(session) >= ALL_FAILED:
+        errors = [error for state, error in trainings if state is TaskState.FAILED and error]
+        if errors:
+            return f"stage train: the last {ALL_FAILED} ensembles failed: {_last_line(errors[0])}"
+    rejected, example = queries.rejected_since_label(session, epoch)
     if rejected >= ALL_REJECTED:
         return f"stage label: {rejected} structures in a row were turned away, such as: {example}"
-    ends = queries.last_ends(session, ALL_BROKEN)
+    ends = queries.last_ends(session, epoch, ALL_BROKEN)
     if len(ends) == ALL_BROKEN and all(end in queries.BROKEN for end in ends):
         common = Counter(str(end) for end in ends).most_common(1)[0][0]
         return (

@@ -8,12 +8,16 @@ from hpcal.core.walker import Split
 from hpcal.engine.campaign import SplitsBlock
 
 
-def walker_split(rng: np.random.Generator, shares: SplitsBlock) -> Split:
-    """The split of a walker at its birth: half the audit share calibrates, half tests."""
+def walker_split(rng: np.random.Generator, shares: SplitsBlock, *, audit: bool = True) -> Split:
+    """The split of a walker at its birth: half the audit share calibrates, half tests.
+
+    Args:
+        audit: whether one for the audit may be drawn at all.
+    """
     draw = rng.random()
-    if draw < shares.audit_walkers / 2:
+    if audit and draw < shares.audit_walkers / 2:
         return Split.CALIBRATION
-    if draw < shares.audit_walkers:
+    if audit and draw < shares.audit_walkers:
         return Split.TEST
     return learning_split(rng, shares)
 

@@ -128,6 +128,8 @@ def take_up(
     recorded = recorded_spec(store)
     if spec is not None and not accept_changes:
         refuse_changes(recorded, spec)
+    if spec is not None:
+        refuse_what_cannot_change(recorded, spec)
     chosen = spec if spec is not None else recorded
     store.acquire()
     folders.make()
@@ -140,6 +142,7 @@ def take_up(
         if recorded_level != level:
             raise ConfigurationError(_other_level(recorded_level, level))
         if spec is not None and difference(recorded, spec):
+            row.spec_folder = str(spec.folder)
             row.spec = {**json.loads(json.dumps(spec.raw)), "name": spec.name}
             add_event(session, store.epoch, "changed", "\n".join(difference(recorded, spec)))
         if site is not None:
@@ -186,6 +189,26 @@ def refuse_changes(old: CampaignSpec, new: CampaignSpec) -> None:
             "the campaign file differs from the one that this folder was started with:\n  "
             + "\n  ".join(changed)
             + "\ngive --accept-changes to go on with it, or another --dir to start afresh"
+        )
+
+
+def refuse_what_cannot_change(old: CampaignSpec, new: CampaignSpec) -> None:
+    """Raises ConfigurationError for changes that what is recorded already would contradict."""
+    fixed = {
+        "structures": (old.file.structures, new.file.structures),
+        "bootstrap": (old.file.bootstrap, new.file.bootstrap),
+        "potential.kind": (old.potential.name, new.potential.name),
+        "uncertainty.metric": (old.metric, new.metric),
+    }
+    samplers = [entry.part.name for entry in old.sampling]
+    kept = [entry.part.name for entry in new.sampling[: len(samplers)]]
+    changed = [key for key, (a, b) in fixed.items() if a != b]
+    changed += ["sampling"] if kept != samplers else []
+    if changed:
+        raise ConfigurationError(
+            f"{', '.join(changed)}: cannot be changed in a campaign that has begun, as its rows were made "
+            "with what was there (samplers can be added at the end of the list); start a new campaign "
+            "in another --dir"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -11,11 +12,13 @@ from sqlalchemy.orm import Session
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store import tables
 from hpcal.store.tables import (
+    AttemptRow,
     DatasetRow,
     EnsembleRow,
     LabelRow,
     RejectionRow,
     ScoreRow,
+    SegmentRow,
     StructureRow,
     TaskRow,
     WalkerRow,
@@ -130,7 +133,7 @@ def newest_ensemble(session: Session, *states: EnsembleState) -> tuple[EnsembleR
 
 
 def walker_ends(session: Session, generation: int) -> tuple[int, int]:
-    """(ended, crossed) learning walkers that were born under a generation."""
+    """(ended, crossed) learning walkers born under a generation; broken ones say nothing and are left out."""
     rows = session.execute(
         select(WalkerRow.end_reason, func.count())
         .where(
@@ -140,35 +143,38 @@ def walker_ends(session: Session, generation: int) -> tuple[int, int]:
         )
         .group_by(WalkerRow.end_reason)
     ).all()
-    ends = {reason: int(n) for reason, n in rows}
+    ends = {reason: int(n) for reason, n in rows if reason not in BROKEN}
     return sum(ends.values()), ends.get(WalkerEnd.CROSSED, 0)
 
 
 def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
-    """Head of the queue of walkers of one sampler; those that wait longest first."""
+    """Head of the queue of walkers of one sampler; the oldest first."""
     rows = session.scalars(
         select(WalkerRow.id)
         .where(ALIVE, WalkerRow.entry == entry, WalkerRow.state == WalkerState.IDLE)
-        .order_by(WalkerRow.step.desc(), WalkerRow.id)
+        .order_by(WalkerRow.id)
         .limit(limit)
     )
     return tuple(rows)
 
 
-def alive_walkers(session: Session, entry: int) -> int:
-    """Idle and claimed walkers of one sampler."""
-    return (
-        session.scalar(select(func.count()).select_from(WalkerRow).where(ALIVE, WalkerRow.entry == entry))
-        or 0
+def alive_walkers(session: Session, entry: int, splits: Sequence[Split]) -> int:
+    """Idle and claimed walkers of one sampler in some splits."""
+    query = (
+        select(func.count())
+        .select_from(WalkerRow)
+        .where(ALIVE, WalkerRow.entry == entry, WalkerRow.split.in_(splits))
     )
+    return session.scalar(query) or 0
 
 
-def last_ends(session: Session, last: int) -> list[WalkerEnd | None]:
-    """How the youngest ended walkers ended."""
+def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]:
+    """How the walkers that ended last under an epoch ended."""
     rows = session.scalars(
-        select(WalkerRow.end_reason)
-        .where(WalkerRow.state == WalkerState.ENDED)
-        .order_by(WalkerRow.id.desc())
+        select(SegmentRow.end_reason)
+        .join(AttemptRow, AttemptRow.id == SegmentRow.attempt_id)
+        .where(SegmentRow.end_reason.is_not(None), AttemptRow.epoch == epoch)
+        .order_by(SegmentRow.id.desc())
         .limit(last)
     )
     return list(rows)
@@ -254,22 +260,27 @@ def ensembles(session: Session, *states: EnsembleState) -> list[EnsembleRow]:
     )
 
 
-def last_task_states(session: Session, kind: str, last: int) -> list[tuple[TaskState, str | None]]:
-    """State and error of the newest finished tasks of a kind."""
+def last_task_states(
+    session: Session, kind: str, epoch: int, last: int
+) -> list[tuple[TaskState, str | None]]:
+    """State and error of the newest tasks of a kind that were finished under an epoch."""
+    tried = select(AttemptRow.id).where(AttemptRow.task_id == TaskRow.id, AttemptRow.epoch == epoch)
     rows = session.execute(
         select(TaskRow.state, TaskRow.error)
-        .where(TaskRow.kind == kind, TaskRow.state.in_((TaskState.DONE, TaskState.FAILED)))
+        .where(TaskRow.kind == kind, TaskRow.state.in_((TaskState.DONE, TaskState.FAILED)), tried.exists())
         .order_by(TaskRow.id.desc())
         .limit(last)
     )
     return [(state, error) for state, error in rows]
 
 
-def rejected_since_label(session: Session) -> tuple[int, str]:
-    """How many structures were turned away since the last label, and one of the reasons."""
+def rejected_since_label(session: Session, epoch: int) -> tuple[int, str]:
+    """How many structures an epoch turned away since the last label, and one of the reasons."""
     last = session.scalar(select(func.max(LabelRow.attempt_id))) or 0
     found = session.execute(
-        select(func.count(), func.max(RejectionRow.message)).where(RejectionRow.attempt_id > last)
+        select(func.count(), func.max(RejectionRow.message))
+        .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id)
+        .where(RejectionRow.attempt_id > last, AttemptRow.epoch == epoch)
     ).one()
     return int(found[0]), str(found[1] or "")
 
@@ -287,3 +298,15 @@ def audit_waiting(session: Session, *, up_to: int) -> tuple[int, ...]:
         .order_by(StructureRow.id)
     )
     return tuple(rows)
+
+
+def failed_in_a_row(session: Session) -> int:
+    """How many of the newest ensembles failed in training."""
+    states = session.scalars(select(EnsembleRow.state).order_by(EnsembleRow.id.desc()).limit(10))
+    return len(list(takewhile(lambda state: state is EnsembleState.FAILED, states)))
+
+
+def labelled_ids(session: Session, splits: Sequence[Split], *, after: int) -> list[int]:
+    """Structures of the splits whose label has a higher commit number, in that order."""
+    query = select(LabelRow.structure_id).where(LabelRow.split.in_(splits), LabelRow.seq > after)
+    return list(session.scalars(query.order_by(LabelRow.seq)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import StoreError, TransitionError
@@ -14,7 +14,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Scores, Split
 from hpcal.store import transitions
 from hpcal.store.rows import structure_of, structure_row
-from hpcal.store.tables import ScoreRow, SelectionRow, StructureRow
+from hpcal.store.tables import UNFINISHED, ScoreRow, SelectionRow, StructureRow
 from hpcal.store.transitions import StructureState
 
 
@@ -100,16 +100,14 @@ def of_origin(session: Session, *origins: str) -> list[StructureRow]:
     return list(session.scalars(query))
 
 
-def in_states(
-    session: Session, states: Sequence[StructureState], after: int = 0
-) -> list[tuple[int, Structure]]:
-    """Structures in unfinished states."""
+def ids_in_states(session: Session, states: Sequence[StructureState]) -> list[int]:
+    """Structures in unfinished states, seeds aside."""
     query = (
-        select(StructureRow)
-        .where(StructureRow.state.in_(states), StructureRow.id > after, StructureRow.origin != "seed")
+        select(StructureRow.id)
+        .where(text(f"structure.{UNFINISHED}"), StructureRow.state.in_(states), StructureRow.origin != "seed")
         .order_by(StructureRow.id)
     )
-    return [(row.id, structure_of(row)) for row in session.scalars(query)]
+    return list(session.scalars(query))
 
 
 def add_score(

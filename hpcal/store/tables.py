@@ -79,6 +79,7 @@ class Campaign(Base):
     site: Mapped[dict[str, Any]]
     state: Mapped[CampaignState]
     stop_reason: Mapped[str | None]
+    planned: Mapped[int] = mapped_column(default=0)
     level_of_theory_id: Mapped[int | None] = mapped_column(ForeignKey("level_of_theory.id"))
     lease_epoch: Mapped[int] = mapped_column(default=0)
     lease_host: Mapped[str | None]

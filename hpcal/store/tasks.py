@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import FailureClass
 from hpcal.store import transitions
+from hpcal.store.tables import OUTSTANDING as OUTSTANDING_CONDITION
 from hpcal.store.tables import AttemptRow, TaskRow
 from hpcal.store.transitions import OUTSTANDING, TaskState
 
@@ -109,3 +110,9 @@ def open_attempts(session: Session) -> list[AttemptRow]:
 def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:
     """Inputs of all tasks of a kind, in the order of their making."""
     return list(session.scalars(select(TaskRow.inputs).where(TaskRow.kind == kind).order_by(TaskRow.id)))
+
+
+def ended(session: Session) -> int:
+    """How many tasks have come to their end, done or failed."""
+    unfinished_ = select(func.count()).select_from(TaskRow).where(text(f"task.{OUTSTANDING_CONDITION}"))
+    return (session.scalar(select(func.max(TaskRow.id))) or 0) - (session.scalar(unfinished_) or 0)

@@ -16,7 +16,7 @@ QUERIES = {
     "scored_by": lambda s: queries.scored_by(s, 3, 10, stale=True),
     "outstanding": queries.outstanding,
     "idle_walkers": lambda s: queries.idle_walkers(s, 0, 10),
-    "alive_walkers": lambda s: queries.alive_walkers(s, 0),
+    "alive_walkers": lambda s: queries.alive_walkers(s, 0, (Split.TRAIN,)),
     "audit_waiting": lambda s: queries.audit_waiting(s, up_to=3),
     "last_commit": queries.last_commit,
     "labels_after": lambda s: queries.labels_after(s, 10, (Split.TRAIN, Split.VALIDATION)),

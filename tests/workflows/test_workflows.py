@@ -138,4 +138,4 @@ def test_water_dft_ends_by_its_own_rule_with_a_usable_ensemble(tmp_path: Path) -
         ),
         strict=True,
     )
-    assert np.sqrt(np.mean(squares)) < 0.2
+    assert np.sqrt(np.mean(squares)) < 0.1

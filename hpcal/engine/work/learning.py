@@ -26,11 +26,13 @@ def train(work: Work) -> None:
     dataset = read_snapshot([(Path(shard["path"]), shard["sha256"]) for shard in inputs["shards"]])
     trainer = build(Group.POTENTIALS, inputs["potential"]).trainer(inputs["elements"], inputs["stream"])
     members = [MemberSpec(**member) for member in inputs["members"]]
+    checkpoint = Path(inputs["checkpoint"])
+    before = _written(checkpoint)
     try:
-        results = trainer.fit(dataset, members, work.deadline, Path(inputs["checkpoint"]))
+        results = trainer.fit(dataset, members, work.deadline, checkpoint)
     except TaskFailure:
-        # Out of time is no failure either: the next attempt goes on from the checkpoint.
-        if work.deadline.expired():
+        # Out of time is no failure where there was progress: the next attempt goes on from there.
+        if work.deadline.interrupted() or (work.deadline.expired() and _written(checkpoint) > before):
             raise WorkInterrupted from None
         raise
     for result in results:
@@ -43,6 +45,11 @@ def train(work: Work) -> None:
                 "trained_on": list(result.trained_on),
             }
         )
+
+
+def _written(folder: Path) -> float:
+    """When a checkpoint was last written; 0 without one."""
+    return max((file.stat().st_mtime for file in folder.glob("*")), default=0.0)
 
 
 def evaluate(work: Work) -> None:
