@@ -157,7 +157,14 @@ def test_stop_rules(spec, view, change, word):
 def test_quiet_rounds_break_when_walkers_cross(spec):
     assert p.quiet_rounds(ensemble(2, quiet_rounds=1, ended=20, crossed=1), spec) == 2
     assert p.quiet_rounds(ensemble(2, quiet_rounds=1, ended=20, crossed=2), spec) == 0
-    assert p.quiet_rounds(ensemble(2, quiet_rounds=1, ended=19, crossed=9), spec) == 1
+    assert p.quiet_rounds(ensemble(2, quiet_rounds=1, ended=19, crossed=1), spec) == 1
+    assert p.quiet_rounds(ensemble(2, quiet_rounds=1, ended=19, crossed=2), spec) == 0
+
+
+def test_a_sure_ensemble_ends_a_campaign_without_a_quiet_rule(campaign_file, view):
+    spec = read_campaign(campaign_file(stop="{labels: 100}"))
+    sure = replace(view, current=ensemble(1, ended=200, crossed=0))
+    assert (p.stop_reason(sure, spec) or "").startswith("quiet")
 
 
 def test_error_target_needs_enough_test_labels(campaign_file, view):

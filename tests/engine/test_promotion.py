@@ -39,6 +39,13 @@ def test_splits_of_walkers_follow_their_shares():
         assert abs(drawn.count(split) / len(drawn) - share) < 0.0106
 
 
+def test_no_audit_walker_is_born_where_there_are_enough():
+    rng = np.random.default_rng(5)
+    shares = SplitsBlock(validation=0.1, audit_walkers=0.5)
+    drawn = {walker_split(rng, shares, audit=False) for _ in range(200)}
+    assert drawn == {Split.TRAIN, Split.VALIDATION}
+
+
 def test_audit_frames_are_uniform_in_time():
     # 20,000 steps of 1..100: their mean is 50.5 with a standard error of 0.2.
     rng = np.random.default_rng(6)
