@@ -126,6 +126,14 @@ def refuse_other_folder(out: Path) -> None:
         raise InputError(f"{out} is not empty and holds no ensemble: give another folder")
 
 
+def refuse_single(potential: Potential, name: str) -> None:
+    """Raises InputError for a model of one member, whose members cannot disagree."""
+    if potential.n_members < 2:
+        raise InputError(
+            f"{name} has one member, which has no spread to tell uncertainty by; use an ensemble of 2 or more"
+        )
+
+
 def refuse_uncovered(potential: Potential, structures: list[Structure], name: str) -> None:
     """Raises InputError if an ensemble does not cover the elements or cells of structures."""
     from hpcal.core.elements import symbol

@@ -12,7 +12,7 @@ import click
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from hpcal.cli.ensembles import loaded, refuse_uncovered
+from hpcal.cli.ensembles import loaded, refuse_single, refuse_uncovered
 from hpcal.cli.stages import read_block, record_path, stopping, write_record
 from hpcal.core.deadline import Deadline
 from hpcal.core.ensemble import EnsembleManifest
@@ -66,6 +66,7 @@ def sample(seeds: Path, out: Path, model: str, settings: Path) -> None:
     structures = read_structures(seeds)
     manifest, potential = loaded(model)
     refuse_uncovered(potential, structures, model)
+    refuse_single(potential, model)
     metric, threshold = _trigger(request.own, manifest, model)
     _refuse_misfit(request.part, metric, potential, model)
     scorer = scorer_of(metric, potential, threshold)

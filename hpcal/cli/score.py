@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hpcal.cli.ensembles import loaded, refuse_uncovered
+from hpcal.cli.ensembles import loaded, refuse_single, refuse_uncovered
 from hpcal.cli.stages import record_path, write_record
 from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.core.plugins import Group, find, names
@@ -32,6 +32,7 @@ def score(file: Path, out: Path, model: str, metric: str) -> None:
     structures = read_structures(file)
     manifest, potential = loaded(model)
     refuse_uncovered(potential, structures, model)
+    refuse_single(potential, model)
     _refuse_misfit(metric, potential.capabilities(), model)
     scorer = scorer_of(metric, potential)
     scores = [score for items in chunks(structures) for score in scorer.scores(batch_of(items, potential))]

@@ -75,7 +75,11 @@ class EnsembleManifest:
             return cls(kind=data["kind"], members=members, info=data.get("info", {}))
         except FileNotFoundError:
             raise InputError(f"no ensemble at {path}: {file} does not exist") from None
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise FormatError(
+                f"{file} is no manifest of an ensemble; give the folder that holds {MANIFEST}"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{file} is no manifest of an ensemble: {error}") from error
 
 

@@ -40,6 +40,7 @@ def check(spec: CampaignSpec) -> tuple[Start, LevelOfTheory]:
     """
     check_parts(spec)
     labeler = build_labeler(spec)
+    spec.seed_level.part.build()
     start = load_start(spec, labeler.level)
     every = [*start.seeds, *(s for s, _ in start.given), *(s for s, _ in start.reference)]
     check_structures(spec, labeler, every)

@@ -38,7 +38,10 @@ class PySCFSettings(Settings):
     density_fit: bool = Field(default=False, description="density fitting of Coulomb and exchange")
     dispersion: Dispersion = Field(default="none", description="correction for dispersion")
     grid_level: int = Field(
-        default=3, ge=0, le=9, description="PySCF's integration grid; below 3 forces err by over 10 meV/Å"
+        default=4,
+        ge=0,
+        le=9,
+        description="PySCF's integration grid; at 3 the net force of larger molecules exceeds 10 meV/Å",
     )
     grid_response: bool = Field(
         default=False, description="include the response of the grid in the forces; then they add up to zero"

@@ -25,6 +25,7 @@ def _labels(data: ReportData) -> Section:
     body = text(
         f"{number_of(labels['accepted'], 'label')} accepted"
         + (f", {share:.1%} of them for the audit" if share is not None else "")
+        + f"; {number_of(status['candidates_dropped'], 'candidate')} dropped by rescoring before any choice"
         + f"; {number_of(status['labels_saved'], 'calculation')} saved on structures that had been chosen, "
         "as a later ensemble was sure of them.",
         "lead",

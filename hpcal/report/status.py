@@ -82,6 +82,7 @@ def _structures(session: Session) -> dict[str, Any]:
     accepted, retracted = history.label_counts(session)
     pending = history.unfinished_counts(session)
     total = sum(accepted.values())
+    saved = sum(history.labels_saved(session).values())
     audit = sum(n for (split,), n in accepted.items() if Split(split).audit)
     return {
         "structures": by_state | {"total": sum(by_state.values())},
@@ -94,7 +95,8 @@ def _structures(session: Session) -> dict[str, Any]:
         },
         "labels_by_split": {split: n for (split,), n in accepted.items()},
         "labels_by_origin": _summed(history.label_origins(session), 1),
-        "labels_saved": sum(history.labels_saved(session).values()),
+        "candidates_dropped": history.dropped_by_rescoring(session) - saved,
+        "labels_saved": saved,
         "audit_share": audit / total if total else None,
     }
 

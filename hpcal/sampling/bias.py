@@ -47,8 +47,8 @@ class VarianceBias:
         ramp_fs: time over which it is turned on after that.
 
     Source: Kulichenko et al., Nat. Comput. Sci. 2023, 10.1038/s43588-023-00406-5, and Chem. Rev.
-    2024, 10.1021/acs.chemrev.4c00572, eq 19. There σ² is summed over M members and divided by
-    M N B², which is the same ρ²/B² with σ² taken as the mean.
+    2024, 10.1021/acs.chemrev.4c00572, eq 19. There σ² = ½ Σ_m (E_m − ⟨E⟩)² is divided by M N B²,
+    where σ² here is the mean over members: a published B is to be multiplied by √2.
     """
 
     strength: float

@@ -221,6 +221,12 @@ def labels_saved(session: Session) -> Counts:
     )
 
 
+def dropped_by_rescoring(session: Session) -> int:
+    """Structures, chosen or not, that were dropped as a later ensemble was sure of them."""
+    query = select(func.count()).where(SelectionRow.decision == "dropped", SelectionRow.rule == "rescore")
+    return session.scalar(query) or 0
+
+
 def rejections(session: Session) -> list[RejectionCount]:
     """Rejections by cause, most frequent first."""
     number = func.count()

@@ -293,6 +293,7 @@ def test_settings_state_the_full_time():
     assert not Langevin.pins_ensemble
 
 
+@pytest.mark.physics
 def test_nve_conserves_energy_through_tasks(springs, std_scorer, walker, water):
     driver = springs()
     sampler = NVE(NVE.Settings(timestep_fs=0.2))

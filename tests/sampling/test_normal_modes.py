@@ -40,6 +40,7 @@ def harmonic(seed=0, soft=0.0, minimum=MINIMUM):
     return forces, calls
 
 
+@pytest.mark.physics
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 100), temperature=st.floats(50, 2000))
 def test_energy_identity(seed, temperature):

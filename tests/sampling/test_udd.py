@@ -98,6 +98,7 @@ def test_the_biased_force_is_the_derivative_of_the_biased_energy(springs, water)
         assert forces.ravel()[coordinate] == pytest.approx(-(up - down) / 2e-5, abs=1e-6)
 
 
+@pytest.mark.physics
 def test_strength_zero_is_plain_langevin_to_the_bit(springs, std_scorer, walker, water):
     driver = springs()
     walkers = [walker(water, k) for k in range(4)]
