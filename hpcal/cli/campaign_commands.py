@@ -127,13 +127,21 @@ def report(folder: Path, out: Path | None) -> None:
     metavar="[GENERATION]",
     help="The ensemble of a generation, or the one promoted last, as a folder.",
 )
+@click.option(
+    "--format", "layout", type=click.Choice(["hpcal"]), help="Layout of an HDF5 file.  [default: hpcal]"
+)
 def export(
-    folder: Path, out: Path, splits: tuple[str, ...], generation: int | None, ensemble: str | None
+    folder: Path,
+    out: Path,
+    splits: tuple[str, ...],
+    generation: int | None,
+    ensemble: str | None,
+    layout: str | None,
 ) -> None:
     """Export labelled structures (OUT ends in .extxyz, .xyz or .h5) or an ensemble (OUT is a folder)."""
     from hpcal.cli import export as command
 
-    command.export(folder, out, splits=splits, generation=generation, ensemble=ensemble)
+    command.export(folder, out, splits=splits, generation=generation, ensemble=ensemble, layout=layout)
 
 
 @click.group(short_help="Check a campaign or site file, or print its schema.")

@@ -32,7 +32,13 @@ Labelled = tuple[StructureRow, Structure, Label]
 
 
 def export(
-    root: Path, out: Path, *, splits: Sequence[str], generation: int | None, ensemble: str | None
+    root: Path,
+    out: Path,
+    *,
+    splits: Sequence[str],
+    generation: int | None,
+    ensemble: str | None,
+    layout: str | None = None,
 ) -> None:
     """Writes labelled structures or an ensemble.
 
@@ -41,6 +47,10 @@ def export(
     """
     suffix = out.suffix.lower()
     wanted = chosen_splits(splits)
+    if layout is not None and (suffix not in HDF5 or ensemble is not None):
+        raise InputError(f"--format {layout} is a layout of HDF5 files; give OUT a name ending in .h5")
+    if ensemble is not None and suffix in (*XYZ, *HDF5):
+        raise InputError(f"{out}: an ensemble is written as a folder; give a name without {suffix}")
     with reading(root) as store:
         if ensemble is not None or (suffix not in (*XYZ, *HDF5) and not suffix):
             _export_ensemble(store, root, out, _generation(ensemble, generation))
