@@ -131,6 +131,7 @@ def report(folder: Path, out: Path | None) -> None:
     "--format", "layout", type=click.Choice(["hpcal"]), help="Layout of an HDF5 file.  [default: hpcal]"
 )
 def export(
+    *,
     folder: Path,
     out: Path,
     splits: tuple[str, ...],
