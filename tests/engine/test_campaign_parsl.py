@@ -83,7 +83,7 @@ def test_killed_controller_resumes_without_losing_or_repeating_a_label(slow_camp
     wait_until(lambda: labels(root) >= 50)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.wait()
+    process.communicate()
     kept = labels(root)
     psutil.wait_procs(children, timeout=20)
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
