@@ -102,7 +102,8 @@ class Controller:
         context = self._context
         with context.store.write() as session:
             view = snapshot.take(session, context)
-            campaigns.campaign(session).planned = tasks.ended(session)
+            if context.dispatcher.virtual:
+                campaigns.campaign(session).planned = tasks.ended(session)
             made: list[TaskRow] = []
             for action in plan(view, context.spec):
                 if isinstance(action, Finish):
