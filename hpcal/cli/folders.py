@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from hpcal.core.errors import InputError
 from hpcal.store import campaigns
 from hpcal.store.database import STORE_FILE, Store
+from hpcal.store.lease import process_alive
 from hpcal.store.session import Session
 
 OWN: Final = frozenset(
@@ -100,15 +99,5 @@ def holder(session: Session) -> Holder | None:
         host=row.lease_host,
         pid=row.lease_pid,
         counter=row.lease_counter,
-        gone=here and not _alive(row.lease_pid, row.lease_process_start),
+        gone=here and not process_alive(row.lease_pid, row.lease_process_start),
     )
-
-
-def _alive(pid: int, start: float | None) -> bool:
-    try:
-        process = psutil.Process(pid)
-        # A process id comes back after a while; the start time tells the two apart.
-        same = start is not None and abs(process.create_time() - start) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

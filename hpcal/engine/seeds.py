@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.core.label import Label, LevelOfTheory
@@ -75,18 +75,11 @@ def _at_level(
     items: Sequence[tuple[Structure, Label]], level: LevelOfTheory, key: str
 ) -> list[tuple[Structure, Label]]:
     """Labels whose file does not state a level count as the campaign's; a stated one must agree."""
-    from dataclasses import replace
-
-    taken = []
-    for structure, label in items:
-        if label.level.code == "file":
-            label = replace(label, level=level)  # noqa: PLW2901
-        elif label.level.method != level.method or label.level.code != level.code:
+    for _, label in items:
+        stated = label.level
+        if stated.code != "file" and (stated.code, stated.method) != (level.code, level.method):
             raise ConfigurationError(
-                f"{key}: its labels are {label.level}, those of the campaign {level}; two levels of theory "
+                f"{key}: its labels are {stated}, those of the campaign {level}; two levels of theory "
                 "are never mixed in one target"
             )
-        else:
-            label = replace(label, level=level)  # noqa: PLW2901
-        taken.append((structure, label))
-    return taken
+    return [(structure, replace(label, level=level)) for structure, label in items]

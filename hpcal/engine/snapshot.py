@@ -54,9 +54,6 @@ def take(session: Session, context: Context) -> View:
         waiting=queries.queue(session, waiting, learning, labels),
         waiting_audit=queries.queue(session, waiting, ("audit",), labels),
         n_waiting=queries.count(session, waiting, learning),
-        n_bootstrap_open=sum(
-            queries.count(session, state, queries.BOOTSTRAP_ORIGINS) for state in (waiting, claimed)
-        ),
         candidates=queries.scored_by(
             session, generation, CANDIDATE_BATCHES * spec.selection.batch, stale=False
         ),

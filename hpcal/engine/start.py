@@ -22,14 +22,9 @@ from hpcal.engine.seeds import Start, load_start
 from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
 from hpcal.store import campaigns, labels, rows, structures
-from hpcal.store.database import STORE_FILE, Store, add_event
+from hpcal.store.database import Store, add_event
 from hpcal.store.session import Session
 from hpcal.store.transitions import CampaignState, StructureState
-
-
-def holds_campaign(root: Path) -> bool:
-    """Whether a folder holds a campaign."""
-    return (root / STORE_FILE).is_file()
 
 
 def check(spec: CampaignSpec) -> tuple[Start, LevelOfTheory]:

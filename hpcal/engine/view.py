@@ -79,7 +79,6 @@ class View:
         waiting: head of the queue for labels, learning structures.
         waiting_audit: head of the queue for labels, audit frames.
         n_waiting: length of the first queue.
-        n_bootstrap_open: bootstrap structures still to be labelled.
         candidates: head of the queue for selection, all scored by the current ensemble.
         n_candidates: candidates, stale ones included.
         stale: waiting or candidate structures scored by an earlier ensemble.
@@ -106,7 +105,6 @@ class View:
     waiting: tuple[int, ...] = ()
     waiting_audit: tuple[int, ...] = ()
     n_waiting: int = 0
-    n_bootstrap_open: int = 0
     candidates: tuple[int, ...] = ()
     n_candidates: int = 0
     stale: tuple[int, ...] = ()

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.errors import InputError
 from hpcal.core.walker import Split
+from hpcal.store import queries
 from hpcal.store.tables import (
     AttemptRow,
     Campaign,
@@ -33,8 +34,6 @@ from hpcal.store.transitions import EnsembleState, StructureState, TaskState
 Counts = dict[tuple[Any, ...], int]
 """Number of rows for each combination of the grouped columns; words as plain strings."""
 
-UNFINISHED_CONDITION: Final = "structure.state IN ('candidate', 'waiting', 'claimed')"
-"""The condition of the index ``ix_structure_queue``."""
 ERROR_LENGTH: Final = 400
 """Characters of an error that are read for grouping failures by cause."""
 
@@ -146,7 +145,7 @@ def unfinished_counts(session: Session) -> Counts:
     return _counts(
         session,
         # SQLite uses a partial index only where a query repeats its condition word by word.
-        select(StructureRow.state, StructureRow.origin, func.count()).where(text(UNFINISHED_CONDITION)),
+        select(StructureRow.state, StructureRow.origin, func.count()).where(queries.UNFINISHED),
     )
 
 

@@ -87,7 +87,7 @@ class Lease:
 
 def _alive(engine: Engine, holder: Campaign) -> bool:
     if holder.lease_host == socket.gethostname():
-        return _process_alive(holder.lease_pid, holder.lease_process_start)
+        return process_alive(holder.lease_pid, holder.lease_process_start)
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(min(1.0, WATCH_SECONDS / 10))
@@ -100,7 +100,8 @@ def _alive(engine: Engine, holder: Campaign) -> bool:
     return False
 
 
-def _process_alive(pid: int | None, start: float | None) -> bool:
+def process_alive(pid: int | None, start: float | None) -> bool:
+    """Whether a process of this host that began at ``start`` (seconds since the epoch) still lives."""
     if pid is None or start is None:
         return False
     try:

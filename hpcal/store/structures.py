@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import StoreError, TransitionError
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Scores, Split
-from hpcal.store import transitions
+from hpcal.store import queries, transitions
 from hpcal.store.rows import structure_of, structure_row
-from hpcal.store.tables import UNFINISHED, ScoreRow, SelectionRow, StructureRow
+from hpcal.store.tables import ScoreRow, SelectionRow, StructureRow
 from hpcal.store.transitions import StructureState
 
 
@@ -104,7 +104,7 @@ def ids_in_states(session: Session, states: Sequence[StructureState]) -> list[in
     """Structures in unfinished states, seeds aside."""
     query = (
         select(StructureRow.id)
-        .where(text(f"structure.{UNFINISHED}"), StructureRow.state.in_(states), StructureRow.origin != "seed")
+        .where(queries.UNFINISHED, StructureRow.state.in_(states), StructureRow.origin != "seed")
         .order_by(StructureRow.id)
     )
     return list(session.scalars(query))

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import FailureClass
-from hpcal.store import transitions
-from hpcal.store.tables import OUTSTANDING as OUTSTANDING_CONDITION
+from hpcal.store import queries, transitions
 from hpcal.store.tables import AttemptRow, TaskRow
 from hpcal.store.transitions import OUTSTANDING, TaskState
 
@@ -114,5 +113,5 @@ def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:
 
 def ended(session: Session) -> int:
     """How many tasks have come to their end, done or failed."""
-    unfinished_ = select(func.count()).select_from(TaskRow).where(text(f"task.{OUTSTANDING_CONDITION}"))
-    return (session.scalar(select(func.max(TaskRow.id))) or 0) - (session.scalar(unfinished_) or 0)
+    outstanding = select(func.count()).select_from(TaskRow).where(queries.OUTSTANDING)
+    return (session.scalar(select(func.max(TaskRow.id))) or 0) - (session.scalar(outstanding) or 0)

@@ -9,8 +9,9 @@ from pathlib import Path
 from hpcal.engine.campaign import read_campaign
 from hpcal.engine.dispatch import Assignment, InlineDispatcher, Report
 from hpcal.engine.loop import Controller
-from hpcal.engine.start import begin, holds_campaign, take_up
+from hpcal.engine.start import begin, take_up
 from hpcal.engine.tasks import run_attempt
+from hpcal.store.database import STORE_FILE
 
 SLOTS = {"label": 1, "sample": 1, "train": 1}
 SITE = {"name": "inline", "pools": {pool: {"slots": 1, "workers_per_node": 1} for pool in SLOTS}}
@@ -20,7 +21,7 @@ def run_inline(file: Path, root: Path, run=run_attempt) -> str:
     """Runs or resumes a campaign in this process; returns why it finished."""
     dispatcher = InlineDispatcher(SLOTS, run)
     spec = read_campaign(file)
-    if holds_campaign(root):
+    if (root / STORE_FILE).is_file():
         context = take_up(root, dispatcher, spec=spec)
     else:
         context, _ = begin(spec, root, dispatcher, SITE)
