@@ -56,6 +56,60 @@ def resume(folder: Path, site: str | None, inline: bool) -> None:
     command.resume(folder, site=site, inline=inline)
 
 
+@click.command(short_help="Ask for more labels, generations or samplers.")
+@click.argument("folder", metavar="DIR", type=FILE)
+@click.option("--labels", metavar="N", help="Accepted labels at which to stop: 600, or +200 for 200 more.")
+@click.option("--generations", metavar="N", help="Generations at which to stop: 12, or +4 for 4 more.")
+@click.option("--quiet-generations", metavar="N", help="Quiet generations at which to stop, likewise.")
+@click.option("--force-rmse", type=float, metavar="X", help="Target on the audit test group, eV/Å.")
+@click.option("--energy-rmse", type=float, metavar="X", help="Target on the audit test group, meV/atom.")
+@click.option(
+    "--walkers",
+    multiple=True,
+    metavar="[SAMPLER=]N",
+    help="Walkers that a sampler keeps alive; may be repeated.",
+)
+@click.option(
+    "--add-sampler",
+    "samplers",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="YAML file with one more entry of `sampling`; may be repeated.",
+)
+@site_option
+@click.option("--run/--no-run", default=True, show_default=True, help="Go on at once, or wait for `resume`.")
+@inline_option
+def extend(
+    *,
+    folder: Path,
+    labels: str | None,
+    generations: str | None,
+    quiet_generations: str | None,
+    force_rmse: float | None,
+    energy_rmse: float | None,
+    walkers: tuple[str, ...],
+    samplers: tuple[Path, ...],
+    site: str | None,
+    run: bool,
+    inline: bool,
+) -> None:
+    """Ask for more of the campaign in DIR, which is finished or was stopped, and go on with it."""
+    from hpcal.cli import extend as command
+    from hpcal.engine.extend import Extension
+
+    extension = Extension(
+        labels=labels,
+        generations=generations,
+        quiet_generations=quiet_generations,
+        force_rmse=force_rmse,
+        energy_rmse=energy_rmse,
+        walkers=walkers,
+        samplers=samplers,
+    )
+    command.extend(folder, extension, site=site, run=run, inline=inline)
+
+
 @click.command(short_help="End a running campaign in good order.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended.")
@@ -98,6 +152,17 @@ def trace(folder: Path, what: str, as_json: bool) -> None:
     look.trace(folder, what, as_json=as_json)
 
 
+@click.command(short_help="Say what happened to a task, and what to do.")
+@click.argument("folder", metavar="DIR", type=FILE)
+@click.argument("what", metavar="TASK")
+@json_option
+def why(folder: Path, what: str, as_json: bool) -> None:
+    """Say what happened to a task (17 or task:17), or to the last task of a structure (structure:5)."""
+    from hpcal.cli import why as command
+
+    command.why(folder, what, as_json=as_json)
+
+
 @click.command(short_help="Write one HTML file with pictures and numbers.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--out", type=FILE, help="File to write.  [default: DIR/report.html]")
@@ -128,7 +193,20 @@ def report(folder: Path, out: Path | None) -> None:
     help="The ensemble of a generation, or the one promoted last, as a folder.",
 )
 @click.option(
-    "--format", "layout", type=click.Choice(["hpcal"]), help="Layout of an HDF5 file.  [default: hpcal]"
+    "--format",
+    "layout",
+    type=click.Choice(["hpcal", "ani", "deepmd"]),
+    help="Layout of an HDF5 file (hpcal, ani), or a folder of DeePMD.  [default: hpcal for .h5]",
+)
+@click.option(
+    "--keys",
+    type=click.Choice(["hpcal", "mace"]),
+    help="Extended XYZ: mace adds charge and multiplicity as total_charge and total_spin.  [default: hpcal]",
+)
+@click.option(
+    "--isolated-atoms",
+    is_flag=True,
+    help="Extended XYZ: add the labelled single atom of each element, as config_type IsolatedAtom.",
 )
 def export(
     *,
@@ -138,11 +216,77 @@ def export(
     generation: int | None,
     ensemble: str | None,
     layout: str | None,
+    keys: str | None,
+    isolated_atoms: bool,
 ) -> None:
-    """Export labelled structures (OUT ends in .extxyz, .xyz or .h5) or an ensemble (OUT is a folder)."""
+    """Export labelled structures or an ensemble.
+
+    By the name of OUT: .extxyz or .xyz, .h5, .db (of ASE); a name without extension is a folder with the
+    ensemble, or with data of DeePMD where --format says so.
+    """
     from hpcal.cli import export as command
 
-    command.export(folder, out, splits=splits, generation=generation, ensemble=ensemble, layout=layout)
+    command.export(
+        folder,
+        out,
+        splits=splits,
+        generation=generation,
+        ensemble=ensemble,
+        layout=layout,
+        keys=keys,
+        isolated_atoms=isolated_atoms,
+    )
+
+
+@click.command(short_help="Look for faults in labelled data, and at what they cover.")
+@click.argument("what", metavar="DATA...|DIR", type=FILE, nargs=-1, required=True)
+@json_option
+@click.option("--level", metavar="LEVEL", help="Level of theory of files that do not state it.")
+@click.option("--charge", type=int, metavar="Q", help="Charge of structures that do not state it.")
+@click.option("--multiplicity", metavar="M", help="Their multiplicity: 2S + 1, or `lowest`.")
+@click.option(
+    "--cutoff",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="A",
+    help="Cutoff of the potential, Å, for pairs and sizes.  [default: the campaign's, or 5.2]",
+)
+@click.option(
+    "--near",
+    type=click.FloatRange(min=0),
+    default=0.01,
+    show_default=True,
+    metavar="A",
+    help="Structures of two splits with no atom displaced by more than this are near-duplicates, Å.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Examples to show of each finding.",
+)
+def check(
+    *,
+    what: tuple[Path, ...],
+    as_json: bool,
+    level: str | None,
+    charge: int | None,
+    multiplicity: str | None,
+    cutoff: float | None,
+    near: float,
+    limit: int,
+) -> None:
+    """Look for duplicates, contradictions, outliers, leakage and gaps in labelled data.
+
+    DATA are files of labels, each a split of its own if there are several; DIR is a campaign, whose
+    rows and files are checked too. Exits 0 without errors, 1 with errors, 2 for what cannot be read.
+    """
+    from hpcal.cli import integrity
+
+    options = integrity.read_options(level, charge, multiplicity)
+    code = integrity.check(what, as_json=as_json, options=options, cutoff=cutoff, near=near, limit=limit)
+    click.get_current_context().exit(code)
 
 
 @click.group(short_help="Check a campaign or site file, or print its schema.")
@@ -168,4 +312,18 @@ def config_schema(file: Path | None) -> None:
     schema.print_schema(file)
 
 
-CAMPAIGN_COMMANDS: Final = (init, run, resume, stop, status, plan, trace, report, export, config)
+CAMPAIGN_COMMANDS: Final = (
+    init,
+    run,
+    resume,
+    extend,
+    stop,
+    status,
+    plan,
+    trace,
+    why,
+    report,
+    export,
+    check,
+    config,
+)

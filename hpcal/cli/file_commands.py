@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from hpcal.cli.campaign_commands import FILE, json_option
+
+if TYPE_CHECKING:
+    from hpcal.exchange.found import Format
 
 model_option = click.option(
     "--model", required=True, metavar="MODEL", help="Folder of an ensemble, DIR@GENERATION or DIR@latest."
@@ -93,4 +96,92 @@ def score(file: Path, out: Path, model: str, metric: str) -> None:
     command.score(file, out, model, metric)
 
 
-FILE_COMMANDS: Final = (evaluate, label, train, sample, score)
+@click.command("import", short_help="Read data files, check them, and convert or adopt them.")
+@click.argument("files", metavar="FILE...", type=FILE, nargs=-1, required=True)
+@click.option("--to", "out", metavar="DEST", type=FILE, help="File (.h5, .extxyz) or folder of a campaign.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["extxyz", "npz", "ani", "spice", "hpcal", "ase", "deepmd"]),
+    help="How to read.  [default: by extension and content]",
+)
+@click.option("--energy-unit", metavar="UNIT", help="eV, Hartree, kcal/mol, kJ/mol, Ry or meV.")
+@click.option("--length-unit", metavar="UNIT", help="Å (or angstrom), bohr or nm.")
+@click.option("--force-unit", metavar="UNIT", help="Such as Hartree/bohr.  [default: of the two above]")
+@click.option("--gradient/--forces", default=None, help="Whether forces are dE/dx or -dE/dx.")
+@click.option(
+    "--level",
+    metavar="TEXT",
+    help="Level of theory of the labels: 'CODE VERSION METHOD[/BASIS] [KEY=VALUE ...]', such as "
+    "'orca 4.2 PBE/def2-SVP grid=7', or a YAML file with code, version, method and settings.",
+)
+@click.option("--energy-key", metavar="NAME", help="Name of the energies in the file.")
+@click.option("--forces-key", metavar="NAME", help="Name of the forces in the file.")
+@click.option("--stress-key", metavar="NAME", help="Name of the stress or virial in extended XYZ.")
+@click.option("--charge", type=int, metavar="Q", help="Charge of structures that state none.  [default: 0]")
+@click.option(
+    "--multiplicity",
+    metavar="M",
+    help="Multiplicity of structures that state none; `lowest` is 1 or 2, as the electrons ask for.  "
+    "[default: 1]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "calibration", "test", "reference"]),
+    help="Split of structures that state none.  [default: train]",
+)
+@click.option("--labelled-only", is_flag=True, help="Leave structures without a label out.")
+@click.option(
+    "--accept-unlabelled", is_flag=True, help="Let structures without a label wait for one in a campaign."
+)
+@click.option(
+    "--no-consistency-check",
+    "unchecked",
+    is_flag=True,
+    help="Take energies and forces that contradict each other as they are.",
+)
+@json_option
+def import_(
+    *,
+    files: tuple[Path, ...],
+    out: Path | None,
+    level: str | None,
+    layout: Format | None,
+    multiplicity: str | None,
+    split: str | None,
+    labelled_only: bool,
+    accept_unlabelled: bool,
+    unchecked: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Say what data files hold, and convert them (--to data.h5) or adopt them into a campaign (--to DIR).
+
+    Reads extended XYZ, npz (revised MD17, sGDML), HDF5 (ANI, COMP6, SPICE, hpcal's own), databases of
+    ASE (.db) and folders of DeePMD. Everything is read and checked whole before anything is written.
+
+    Units that neither the file nor its format states have to be given. Energies of near conformations
+    are checked against forces: mixed units, or gradients taken for forces, are an error.
+    """
+    from hpcal.cli import import_data
+    from hpcal.core.walker import Split
+    from hpcal.exchange.found import ReadOptions
+    from hpcal.exchange.levels import level_given
+
+    options = ReadOptions(
+        format=layout,
+        level=None if level is None else level_given(level),
+        multiplicity=import_data.multiplicity_of(multiplicity),
+        split=None if split is None else Split(split),
+        **given,
+    )
+    wishes = import_data.Wishes(
+        destination=out,
+        check=not unchecked,
+        accept_unlabelled=accept_unlabelled,
+        labelled_only=labelled_only,
+    )
+    import_data.import_files(files, options, wishes, as_json=as_json)
+
+
+FILE_COMMANDS: Final = (import_, evaluate, label, train, sample, score)

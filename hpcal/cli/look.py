@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from hpcal.cli.folders import holder, reading
 from hpcal.store.database import Store
+from hpcal.store.transitions import CampaignState
 
 WATCH_SECONDS: Final = 5.0
 
@@ -18,36 +23,70 @@ WATCH_SECONDS: Final = 5.0
 def status(root: Path, *, as_json: bool, watch: bool) -> None:
     """Prints where a campaign stands; again and again where it is watched. Raises InputError."""
     with reading(root) as store:
-        while True:
-            found = _status(store)
-            if watch and not as_json:
-                click.clear()
-            _print_status(root, store, found, as_json=as_json)
-            if not watch or found["state"] != "running":
-                return
-            try:
-                time.sleep(WATCH_SECONDS)
-            except KeyboardInterrupt:  # the usual end of watching
-                return
+        if watch:
+            _watch(root, store, as_json=as_json)
+        else:
+            click.echo(_look(root, store, as_json=as_json).text)
 
 
-def _status(store: Store) -> dict[str, Any]:
-    from hpcal.report.status import campaign_status
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look at a campaign: what is shown of it, and whether it goes on."""
 
-    return campaign_status(store)
+    text: str
+    running: bool
 
 
-def _print_status(root: Path, store: Store, found: dict[str, Any], *, as_json: bool) -> None:
-    from hpcal.report.status import status_text
+def _look(root: Path, store: Store, *, as_json: bool) -> Look:
+    from hpcal.report.failures import word
+    from hpcal.report.status import campaign_status, status_text
 
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    click.echo(status_text(found), nl=False)
+    found = campaign_status(store, root)
     with store.session() as session:
         runner = holder(session)
-    if found["state"] == "running" and (runner is None or runner.gone):
-        click.echo(f"\nits controller is dead: go on with `hpcal resume {root}`")
+    dead = found["state"] == CampaignState.RUNNING and (runner is None or runner.gone)
+    if dead:
+        found["next"] = f"hpcal resume {word(root)}"
+    text = json.dumps(found) if as_json else status_text(found).rstrip("\n")
+    if dead and not as_json:
+        text = f"{text}\n\nits controller is dead: go on with `{found['next']}`"
+    return Look(text=text, running=found["state"] == CampaignState.RUNNING and not dead)
+
+
+def _watch(root: Path, store: Store, *, as_json: bool) -> None:
+    """Looks again every few seconds until the campaign ends, its controller dies, or Ctrl-C."""
+    look = _look(root, store, as_json=as_json)
+    with _shown(as_json=as_json) as show, suppress(KeyboardInterrupt):  # the usual end of watching
+        while look.running:
+            show(look.text)
+            time.sleep(WATCH_SECONDS)
+            look = _look(root, store, as_json=as_json)
+    click.echo(look.text)
+
+
+@contextmanager
+def _shown(*, as_json: bool) -> Iterator[Callable[[str], None]]:
+    """Where the looks before the last one go: redrawn in a terminal, else one below the other."""
+    if as_json or not sys.stdout.isatty():
+        yield _Below(gap="" if as_json else "\n")
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(transient=True, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda text: live.update(Text(text), refresh=True)
+
+
+class _Below:
+    """Prints what has changed since it was printed last."""
+
+    def __init__(self, gap: str) -> None:
+        self._gap, self._last = gap, ""
+
+    def __call__(self, text: str) -> None:
+        if text != self._last:
+            click.echo(f"{text}{self._gap}")
+        self._last = text
 
 
 def trace(root: Path, what: str, *, as_json: bool) -> None:

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from hpcal.core.errors import PluginError
 from hpcal.core.plugins import Group, find, names, nearest
 from hpcal.core.settings import Document, Settings, read_yaml, validate
+from hpcal.core.walker import Split
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
 
@@ -30,6 +31,30 @@ class StructuresBlock(Settings):
         None, description="labeler block for relaxations and Hessians; default: the campaign's own"
     )
     max_conformers: PositiveInt = Field(64, description="most torsional starting geometries of one SMILES")
+
+
+class GivenCampaign(Settings):
+    """An entry of ``bootstrap`` that takes the labels of another campaign."""
+
+    campaign: str = Field(description="folder of the other campaign, relative to this file")
+    splits: list[Split] = Field(
+        [Split.TRAIN, Split.VALIDATION],
+        min_length=1,
+        description="splits whose labels are taken; each label keeps its split",
+    )
+    generation: PositiveInt | None = Field(
+        None, description="only what the ensemble of this generation was trained on; default: all labels"
+    )
+
+    @field_validator("splits")
+    @classmethod
+    def _no_reference(cls, splits: list[Split]) -> list[Split]:
+        if Split.REFERENCE in splits:
+            raise ValueError(
+                "labels of a reference set are for evaluation alone; export them with "
+                "`hpcal export DIR OUT --split reference` and give the file as evaluate.reference"
+            )
+        return splits
 
 
 class UncertaintyBlock(Settings):
@@ -104,7 +129,9 @@ class CampaignFile(Settings):
     label: dict[str, Any] = Field(description="labeler: NAME and its settings; checks: policy of the checks")
     potential: dict[str, Any] = Field(description="kind: NAME and its settings")
     bootstrap: list[dict[str, Any]] = Field(
-        min_length=1, description="sampler: NAME, count and its settings; or file: labelled structures"
+        min_length=1,
+        description="sampler: NAME, count and its settings; or file: labelled structures; or campaign: DIR "
+        "of another campaign, whose labels are taken",
     )
     sampling: list[dict[str, Any]] = Field(
         min_length=1, description="sampler: NAME, walkers and its settings"
@@ -167,12 +194,28 @@ class LabelSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BootstrapSpec:
-    """One source of first structures: a generator and how many, or a file."""
+class LabelSource:
+    """Another campaign whose labels are learned from.
 
-    part: Part | None
-    count: int
-    file: Path | None
+    Attributes:
+        folder: its folder.
+        splits: which of its labels are taken.
+        generation: only those in the data set of this generation, or None for all.
+    """
+
+    folder: Path
+    splits: tuple[Split, ...]
+    generation: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapSpec:
+    """One source of first structures: a generator and how many, a file, or another campaign."""
+
+    part: Part | None = None
+    count: int = 0
+    file: Path | None = None
+    campaign: LabelSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,11 +395,18 @@ def _bootstrap(document: Document, at: tuple[str | int, ...], folder: Path) -> B
         unknown = sorted(set(data) - {"file"})
         if unknown:
             raise document.fault((*at, unknown[0]), "a bootstrap from a file takes no other key")
-        return BootstrapSpec(part=None, count=0, file=folder / str(data["file"]))
+        return BootstrapSpec(file=folder / str(data["file"]))
+    if "campaign" in data:
+        given = validate(GivenCampaign, document, data, at)
+        return BootstrapSpec(
+            campaign=LabelSource(
+                folder=folder / given.campaign, splits=tuple(given.splits), generation=given.generation
+            )
+        )
     count = _count(document, at, "count", data.get("count"))
     generator = part(document, at, Group.SAMPLERS, "sampler", folder, own=frozenset({"count"}))
     _stage(document, at, generator, "bootstrap")
-    return BootstrapSpec(part=generator, count=count, file=None)
+    return BootstrapSpec(part=generator, count=count)
 
 
 def _sampling(document: Document, at: tuple[str | int, ...], folder: Path) -> SamplingSpec:

@@ -67,9 +67,8 @@ def _gate(session: Session, context: Context, ensemble: EnsembleRow, previous: E
     rule = context.spec.file.promotion
     if previous is None:
         return gate(None, None, 0, rule)
-    seen = [row.structure_id for row in queries.evaluated(session, ensemble.id, queries.AUDITING)]
-    mine = queries.errors(session, ensemble.id, queries.AUDITING, seen)
-    before = queries.errors(session, previous.id, queries.AUDITING, seen)
+    mine = queries.errors(session, ensemble.id, queries.AUDITING)
+    before = queries.errors(session, previous.id, queries.AUDITING, like=ensemble.id)
     if mine is None or before is None:
         return gate(None, 0.0, 0, rule)
     return gate(mine.force_rmse, before.force_rmse, min(mine.count, before.count), rule)

@@ -32,6 +32,7 @@ class Assignment:
         seconds: wall budget, or None.
         steps: budget of steps, or None.
         virtual: the campaign must not depend on when it is interrupted.
+        size: times that the slot was enlarged, after work that ran out of memory or time.
         threads: threads that the work may use.
     """
 
@@ -49,6 +50,7 @@ class Assignment:
     seconds: float | None = None
     steps: int | None = None
     virtual: bool = False
+    size: int = 0
     threads: int = 1
 
 
@@ -62,6 +64,7 @@ class Report:
         failure: class of the failure, or None.
         message: what happened, for a person.
         lost: the attempt vanished with its worker.
+        damaged: a file that it read is not what was written; the message names it.
         host, pid, block: where it ran.
         start, end: seconds since the epoch.
     """
@@ -71,6 +74,7 @@ class Report:
     failure: FailureClass | None = None
     message: str = ""
     lost: bool = False
+    damaged: bool = False
     host: str | None = None
     pid: int | None = None
     block: str | None = None
@@ -90,8 +94,16 @@ class Dispatcher(Protocol):
         """Workers by pool."""
         ...
 
-    def pool(self, wanted: str) -> str:
-        """The pool that serves for ``wanted``: ``score`` defaults to ``sample``."""
+    def pool(self, wanted: str, size: int = 0) -> str:
+        """The pool that serves for ``wanted``: ``score`` defaults to ``sample``.
+
+        Args:
+            size: times that work ran out of memory or time there and asks for a larger pool.
+        """
+        ...
+
+    def set_aside(self, host: str) -> tuple[str, ...]:
+        """Gives a host no more work; returns the pools that have no other host."""
         ...
 
     def submit(self, assignment: Assignment) -> None:
@@ -125,9 +137,13 @@ class InlineDispatcher:
         """Workers by pool."""
         return self._slots
 
-    def pool(self, wanted: str) -> str:
-        """The pool that serves for ``wanted``."""
+    def pool(self, wanted: str, size: int = 0) -> str:  # noqa: ARG002
+        """The pool that serves for ``wanted``; this process is as large as it is."""
         return wanted if wanted in self._slots else "sample"
+
+    def set_aside(self, host: str) -> tuple[str, ...]:  # noqa: ARG002
+        """Does nothing: whatever fails here is answered by the caps of its tasks."""
+        return ()
 
     def submit(self, assignment: Assignment) -> None:
         """Accepts an assignment."""
@@ -146,9 +162,10 @@ class InlineDispatcher:
         self._queue.clear()
 
 
-def here() -> dict[str, str | int]:
-    """Host and process, for reports."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+def here() -> dict[str, str | int | None]:
+    """Host, process and Parsl's block, for reports."""
+    block = os.environ.get("PARSL_WORKER_BLOCK_ID")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "block": block}
 
 
 def now() -> float:

@@ -13,12 +13,13 @@ from typing import Final, Protocol
 
 from hpcal.core.codec import pack
 from hpcal.core.errors import CampaignFailed, FencedError, Interrupted, StoreError
-from hpcal.engine import actions, snapshot
+from hpcal.engine import actions, repair, snapshot
 from hpcal.engine.completions import Completions
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Assignment
 from hpcal.engine.payloads import payload
 from hpcal.engine.plan import Fail, Finish, plan
+from hpcal.engine.tasks import STAGES
 from hpcal.engine.view import View
 from hpcal.store import campaigns, tasks
 from hpcal.store.lease import BEAT_SECONDS
@@ -78,7 +79,7 @@ class Controller:
         context.folders.stop_file.unlink(missing_ok=True)
         with context.store.write() as session:
             campaigns.move(session, CampaignState.RUNNING)
-        with self._heartbeat(), self._signals():
+        with repair.disk_told(context.folders.root), self._heartbeat(), self._signals():
             self._say(self._completions.recover())
             self._dispatch_queued()
             return self._loop()
@@ -116,7 +117,8 @@ class Controller:
                 made += actions.apply(action, session, context)
             else:
                 failure = None
-            assignments = [self._assign(session, task) for task in made]
+            going = repair.ready(session, made, context.store.epoch)
+            assignments = [self._assign(session, task) for task in going]
         if failure is not None:
             raise CampaignFailed(failure)
         for assignment in assignments:
@@ -132,8 +134,10 @@ class Controller:
     def _collect(self, timeout: float) -> bool:
         """Records what has come in, and tries again what was lost; whether there was anything."""
         reports = self._context.dispatcher.wait(timeout)
+        late = self._completions.late()
+        self._say(late)
         if not reports:
-            return False
+            return bool(late)
         for report in reports:
             self._running.pop(report.attempt_id, None)
         self._say(self._completions.record(reports))
@@ -144,7 +148,8 @@ class Controller:
     def _dispatch_queued(self) -> None:
         with self._context.store.write() as session:
             waiting = tasks.unfinished(session, TaskState.QUEUED)
-            assignments = [self._assign(session, task) for task in waiting]
+            going = repair.ready(session, waiting, self._context.store.epoch)
+            assignments = [self._assign(session, task) for task in going]
         for assignment in assignments:
             self._submit(assignment)
 
@@ -156,7 +161,7 @@ class Controller:
         """The next attempt at a task: its row, and its inputs in a file."""
         context, folders, settings = self._context, self._context.folders, self._context.spec.file.tasks
         # The site of now need not have the pool of the site that the task was made on.
-        task.pool = context.dispatcher.pool(task.pool)
+        task.pool = context.dispatcher.pool(STAGES[task.kind], task.size)
         attempt = tasks.dispatch(session, task, epoch=context.store.epoch, executor=task.pool)
         stem = folders.tasks / f"{task.id:08d}-{attempt.number}"
         attempt.log, attempt.spool = f"tasks/{stem.name}.log", f"tasks/{stem.name}.spool"
@@ -178,7 +183,8 @@ class Controller:
             log=str(stem.with_suffix(".log")),
             scratch=str(folders.scratch / stem.name),
             stop_file=str(folders.stop_file),
-            seconds=None if virtual else seconds,
+            seconds=None if virtual or seconds is None else seconds * 2**task.size,
+            size=task.size,
             steps=settings.sample_steps if virtual and task.kind == "sample" else None,
             virtual=virtual,
         )

@@ -9,6 +9,7 @@ from hpcal.core.errors import FailureClass
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.engine.context import Context
+from hpcal.engine.failures import answer_structure, limits_of, tried
 from hpcal.sampling.relaxation import same_minimum
 from hpcal.store import structures
 from hpcal.store.database import add_event
@@ -27,10 +28,11 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
     if seed.state is not StructureState.CLAIMED:
         return
     failure = value.get("failure", FailureClass.PHYSICS)
-    if failure not in (FailureClass.PHYSICS, FailureClass.INPUT):
+    if "failure" in value:
         seed.failures += 1
-        if seed.failures < context.spec.file.tasks.max_failures:
-            return  # still claimed: it goes back to the queue with the end of the task
+        answer = answer_structure(failure, tried(context, task, seed.failures), limits_of(context))
+        if answer.retries:
+            return  # still claimed: it is tried again with the rest of its task, or goes back to the queue
     if "failure" in value or not value["converged"]:
         _set_aside(session, context, seed, value)
         return
@@ -64,7 +66,7 @@ def record_curvature(session: Session, task: TaskRow, seeds: Sequence[Structure]
     if not seeds:
         return
     saddle = task.inputs["minimum_id"]
-    structures.change(session, saddle, origin="saddle", reason="a saddle point, not a minimum")
+    structures.change(session, [saddle], origin="saddle", reason="a saddle point, not a minimum")
     for seed in seeds:
         structures.add_structure(
             session,

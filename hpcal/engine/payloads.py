@@ -62,17 +62,20 @@ def _train(session: Session, context: Context, task: TaskRow) -> Payload:
     ensemble = ensembles.get(session, task.inputs["ensemble_id"])
     last_seq = ensembles.dataset_of(session, ensemble).last_seq
     members = [dict(m) for m in task.inputs["members"]]
+    files = []
     if ensemble.predecessor_id is not None:
-        starts = {m.member: m.path for m in ensembles.members_of(session, ensemble.predecessor_id)}
+        starts = {m.member: m for m in ensembles.members_of(session, ensemble.predecessor_id)}
         for member in members:
-            path = starts.get(member["index"])
-            if path is not None:
-                member["start_from"] = str(context.folders.root / path)
+            start = starts.get(member["index"])
+            if start is not None and start.path is not None:
+                member["start_from"] = str(context.folders.root / start.path)
+                files.append({"path": member["start_from"], "sha256": start.sha256})
     return {
         "shards": _shards(session, context, last_seq),
         "potential": context.spec.potential.as_dict(),
         "elements": list(context.elements),
         "members": members,
+        "starts": files,
         "stream": derive(context.spec.seed, "train", ensemble.id),
         "checkpoint": str(context.folders.models / f"ensemble-{ensemble.id}" / f"task-{task.id}"),
     }

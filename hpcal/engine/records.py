@@ -6,42 +6,44 @@ changes nothing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from itertools import groupby
+from typing import Final
 
-from hpcal.core.errors import FailureClass
-from hpcal.core.label import Label, Rejection
+from hpcal.core.fingerprint import TOLERANCE_A
 from hpcal.core.protocols import MemberResult
 from hpcal.core.walker import Candidate, SampleResult, Split
+from hpcal.engine.completed import Completed, Record
 from hpcal.engine.context import Context
 from hpcal.engine.decide import decide
+from hpcal.engine.label_records import record_labels
 from hpcal.engine.minima import BOOTSTRAP_PRIORITY, record_curvature, record_minimum
 from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
-from hpcal.store import ensembles, labels, structures, walkers
+from hpcal.store import ensembles, structures, walkers
 from hpcal.store.database import add_event
+from hpcal.store.rows import family
 from hpcal.store.session import Session
-from hpcal.store.tables import AttemptRow, EnsembleRow, SegmentRow, StructureRow, TaskRow
+from hpcal.store.tables import EnsembleRow, SegmentRow, StructureRow
 from hpcal.store.transitions import EnsembleState, StructureState
-
-Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Completed:
-    """The results of one attempt, about to be written."""
-
-    session: Session
-    context: Context
-    task: TaskRow
-    attempt: AttemptRow
-    values: Sequence[Any]
+from hpcal.store.twins import Twins
 
 
 def record(done: Completed) -> list[str]:
-    """Writes the results of an attempt; returns what a person would want to hear of it."""
-    return RECORDERS[done.task.kind](done)
+    """Writes the results of one attempt; returns what a person would want to hear of it."""
+    return record_all([done])
+
+
+def record_all(done: Sequence[Completed]) -> list[str]:
+    """Writes the results of attempts in the order given; labels of all of them together."""
+    messages: list[str] = []
+    for kind, group in groupby(done, key=lambda one: one.task.kind):
+        if kind == "label":
+            messages += record_labels(list(group))
+        else:
+            messages += [message for one in group for message in RECORDERS[kind](one)]
+    return messages
 
 
 def _relax(done: Completed) -> list[str]:
@@ -68,18 +70,24 @@ def _bootstrap(done: Completed) -> list[str]:
             text = f"no bootstrap structures from minimum {task.inputs['minimum_id']}: {value['message']}"
             add_event(session, context.store.epoch, "bootstrap_failed", text, task_id=task.id)
             messages.append(text)
+        twins = Twins(session, value["structures"])
         for index, structure in enumerate(value["structures"]):
             rng = stream(context.spec.seed, "split", task.inputs["entry"], task.inputs["minimum_id"], index)
+            twin = twins.of(structure)
             row = structures.add_structure(
                 session,
                 structure,
                 origin="bootstrap",
-                state=StructureState.WAITING,
+                state=StructureState.WAITING if twin is None else StructureState.DROPPED,
                 split=learning_split(rng, context.spec.file.splits),
                 parent_id=task.inputs["minimum_id"],
                 task_id=task.id,
                 priority=BOOTSTRAP_PRIORITY,
             )
+            if twin is not None:
+                drop_duplicate(session, row, twin, task_id=task.id)
+                continue
+            twins.add(structure, row.id)
             structures.add_decision(
                 session,
                 row.id,
@@ -89,72 +97,6 @@ def _bootstrap(done: Completed) -> list[str]:
                 task_id=task.id,
             )
     return messages
-
-
-def _label(done: Completed) -> list[str]:
-    session, context, values = done.session, done.context, done.values
-    rows = structures.rows_of(session, [value["structure_id"] for value in values])
-    messages = []
-    for value in values:
-        row = rows[value["structure_id"]]
-        result = value.get("result")
-        if isinstance(result, Label):
-            done.attempt.qm_calls += result.qm_calls
-            _accept(session, context, row, result, done.attempt)
-        elif isinstance(result, Rejection):
-            done.attempt.qm_calls += result.qm_calls
-            if row.state is StructureState.CLAIMED:
-                labels.add_rejection(
-                    session, row.id, result, level_id=context.level_id, attempt_id=done.attempt.id
-                )
-                bad_input = result.failure_class is FailureClass.INPUT
-                new = StructureState.QUARANTINED if bad_input else StructureState.REJECTED
-                structures.move(session, [row.id], new, reason=f"{result.code}: {result.message}")
-        elif row.state is StructureState.CLAIMED:
-            messages += _broken(done, row, value)
-    return messages
-
-
-def _accept(session: Session, context: Context, row: StructureRow, label: Label, attempt: AttemptRow) -> None:
-    if row.state not in (StructureState.CLAIMED, StructureState.LABELLED):
-        text = f"structure {row.id} is {row.state}: its late label is not used"
-        add_event(session, context.store.epoch, "late_label", text, structure_id=row.id)
-        return
-    if labels.add_label(session, row, label, level_id=context.level_id, attempt_id=attempt.id):
-        structures.move(session, [row.id], StructureState.LABELLED)
-        return
-    first = labels.attempt_of(session, row.id, context.level_id)
-    if first != attempt.id:
-        add_event(
-            session,
-            context.store.epoch,
-            "duplicate_label",
-            f"structure {row.id} was labelled by attempts {first} and {attempt.id}; the first one counts",
-            structure_id=row.id,
-            attempts=[first, attempt.id],
-        )
-
-
-def _broken(done: Completed, row: StructureRow, value: Record) -> list[str]:
-    """A structure whose calculation broke: tried again up to a cap, then set aside.
-
-    Its task keeps the claim on it, so that no other task labels it meanwhile.
-    """
-    session, epoch = done.session, done.context.store.epoch
-    failure, message = FailureClass(value["failure"]), str(value["message"])
-    row.failures += 1
-    add_event(
-        session, epoch, "label_failed", message,
-        structure_id=row.id, task_id=done.task.id, failure_class=str(failure),
-    )  # fmt: skip
-    if failure is not FailureClass.INPUT and row.failures < done.context.spec.file.tasks.max_failures:
-        return []
-    turned_away = Rejection(failure_class=failure, code="failed", message=message)
-    labels.add_rejection(
-        session, row.id, turned_away, level_id=done.context.level_id, attempt_id=done.attempt.id
-    )
-    structures.move(session, [row.id], StructureState.QUARANTINED, reason=f"{failure}: {message}")
-    return [f"structure {row.id} set aside after {row.failures} failures ({failure}): {message}"]
 
 
 def _train(done: Completed) -> list[str]:
@@ -184,9 +126,12 @@ def _relative(path: str, context: Context) -> str:
 
 def _evaluate(done: Completed) -> list[str]:
     session, context, task, values = done.session, done.context, done.task, done.values
+    seen = _evaluated_before(session, values)
+    rows = structures.rows_of(session, sorted({value["structure_id"] for value in values}))
     for value in values:
-        if structures.is_evaluated(session, value["structure_id"], value["ensemble_id"]):
+        if (value["ensemble_id"], value["structure_id"]) in seen:
             continue
+        row = rows[value["structure_id"]]
         structures.add_score(
             session,
             value["structure_id"],
@@ -196,6 +141,9 @@ def _evaluate(done: Completed) -> list[str]:
             metric=context.spec.metric,
             threshold=ensembles.get(session, value["ensemble_id"]).threshold,
             task_id=task.id,
+            split=row.split,
+            family=family(row),
+            n_atoms=row.n_atoms,
             energy=value["energy"],
             energy_error=value["energy_error"],
             committee_error=value["committee_error"],
@@ -207,12 +155,25 @@ def _evaluate(done: Completed) -> list[str]:
     return [] if chosen is None else [decide(session, context, chosen)]
 
 
+def _evaluated_before(session: Session, values: Sequence[Record]) -> set[tuple[int, int]]:
+    """Pairs of ensemble and structure that have their evaluation."""
+    asked: dict[int, list[int]] = defaultdict(list)
+    for value in values:
+        asked[value["ensemble_id"]].append(value["structure_id"])
+    return {
+        (ensemble_id, structure_id)
+        for ensemble_id, ids in asked.items()
+        for structure_id in structures.evaluated_among(session, ensemble_id, ids)
+    }
+
+
 def _rescore(done: Completed) -> list[str]:
     session, context, task, values = done.session, done.context, done.task, done.values
     ensemble = ensembles.get(session, task.inputs["ensemble_id"])
     threshold = ensemble.threshold or 0.0
     states = structures.states_of(session, [value["structure_id"] for value in values])
-    dropped = 0
+    kept: list[int] = []
+    gone: dict[int, dict[str, str]] = {}
     for value in values:
         structure_id, scores = value["structure_id"], value["scores"]
         structures.add_score(
@@ -222,18 +183,20 @@ def _rescore(done: Completed) -> list[str]:
         if states[structure_id] not in (StructureState.CANDIDATE, StructureState.WAITING):
             continue
         if scores.trigger > threshold:
-            structures.change(session, structure_id, scored_generation=ensemble.generation)
+            kept.append(structure_id)
             continue
         reason = (
             f"{context.spec.metric} {scores.trigger:.4g} is below the threshold {threshold:.4g} of "
             f"generation {ensemble.generation}"
         )
-        structures.move(session, [structure_id], StructureState.DROPPED, reason=reason)
+        gone[structure_id] = {"reason": reason}
         structures.add_decision(
             session, structure_id, "dropped", "rescore", reason,
             task_id=task.id, ensemble_id=ensemble.id, value=scores.trigger, threshold=threshold,
         )  # fmt: skip
-        dropped += states[structure_id] is StructureState.WAITING
+    structures.change(session, kept, scored_generation=ensemble.generation)
+    structures.move_each(session, gone, StructureState.DROPPED)
+    dropped = sum(states[i] is StructureState.WAITING for i in gone)
     return [f"{dropped} waiting structures dropped: the new ensemble is sure of them"] if dropped else []
 
 
@@ -241,7 +204,9 @@ def _select(done: Completed) -> list[str]:
     session, context, task, values = done.session, done.context, done.task, done.values
     ensemble = ensembles.get(session, task.inputs["ensemble_id"])
     states = structures.states_of(session, [value["structure_id"] for value in values])
-    chosen = 0
+    latest = structures.latest_values(session, list(states))
+    chosen: dict[int, dict[str, float]] = {}
+    passed_over: dict[int, dict[str, str]] = {}
     for value in values:
         structure_id = value["structure_id"]
         if states[structure_id] is not StructureState.CANDIDATE:
@@ -254,19 +219,19 @@ def _select(done: Completed) -> list[str]:
             value["reason"],
             task_id=task.id,
             ensemble_id=ensemble.id,
-            value=structures.latest_value(session, structure_id),
+            value=latest.get(structure_id),
             threshold=ensemble.threshold,
             rank=value["rank"],
             distance=value["distance"],
             competitors=len(values),
         )
         if value["chosen"]:
-            chosen += 1
-            rank = value["rank"] or 0
-            structures.move(session, [structure_id], StructureState.WAITING, priority=float(-rank))
+            chosen[structure_id] = {"priority": float(-(value["rank"] or 0))}
         else:
-            structures.move(session, [structure_id], StructureState.DROPPED, reason=value["reason"])
-    return [f"selected {chosen} of {len(values)} candidates"]
+            passed_over[structure_id] = {"reason": value["reason"]}
+    structures.move_each(session, chosen, StructureState.WAITING)
+    structures.move_each(session, passed_over, StructureState.DROPPED)
+    return [f"selected {len(chosen)} of {len(values)} candidates"]
 
 
 def _sample(done: Completed) -> list[str]:
@@ -289,17 +254,24 @@ def _sample(done: Completed) -> list[str]:
         untouched = [s.walker.id for s in result.segments if s.walker.id not in segments]
         walkers.release(session, untouched)
         splits = walkers.splits_of(session, [c.walker_id for c in result.candidates])
+        twins = Twins(session, [c.structure for c in result.candidates])
         for candidate in result.candidates:
             split = splits[candidate.walker_id]
-            _candidate(done, ensemble, candidate, segments[candidate.walker_id], split)
+            _candidate(done, ensemble, candidate, segments[candidate.walker_id], split=split, twins=twins)
     return []
 
 
 def _candidate(
-    done: Completed, ensemble: EnsembleRow, candidate: Candidate, segment: SegmentRow, split: Split
+    done: Completed,
+    ensemble: EnsembleRow,
+    candidate: Candidate,
+    segment: SegmentRow,
+    *,
+    split: Split,
+    twins: Twins,
 ) -> None:
     session, task, metric = done.session, done.task, done.context.spec.metric
-    twin = structures.known_twin(session, candidate.structure)
+    twin = twins.of(candidate.structure)
     audit = candidate.reason == "audit"
     state = StructureState.WAITING if audit else StructureState.CANDIDATE
     row = structures.add_structure(
@@ -308,7 +280,6 @@ def _candidate(
         origin="audit" if audit else "sample",
         state=StructureState.DROPPED if twin is not None else state,
         split=split,
-        reason=None if twin is None else f"duplicate of structure {twin}",
         generation=ensemble.generation,
         scored_generation=ensemble.generation,
         walker_id=candidate.walker_id,
@@ -322,13 +293,24 @@ def _candidate(
         session, row.id, ensemble.id, candidate.scores,
         purpose="sample", metric=metric, threshold=ensemble.threshold, task_id=task.id,
     )  # fmt: skip
-    if audit and twin is None:
+    if twin is not None:
+        drop_duplicate(session, row, twin, task_id=task.id)
+        return
+    twins.add(candidate.structure, row.id)
+    if audit:
         structures.add_decision(
             session, row.id, "audit", "audit_stream",
             f"frame of a {split} walker at a step drawn at its birth, whatever its uncertainty",
             task_id=task.id, ensemble_id=ensemble.id, value=candidate.scores.trigger,
             threshold=ensemble.threshold,
         )  # fmt: skip
+
+
+def drop_duplicate(session: Session, row: StructureRow, twin: int, *, task_id: int | None) -> None:
+    """Says of a structure that came in dropped which known one it equals."""
+    row.twin_id = twin
+    row.reason = f"duplicate: the geometry of structure {twin}, within {TOLERANCE_A:g} Å"
+    structures.add_decision(session, row.id, "dropped", "duplicate", row.reason, task_id=task_id)
 
 
 def _audit_priority(context: Context, candidate: Candidate) -> float:
@@ -344,7 +326,6 @@ RECORDERS: Final[Mapping[str, Recorder]] = {
     "relax": _relax,
     "curvature": _curvature,
     "bootstrap": _bootstrap,
-    "label": _label,
     "train": _train,
     "evaluate": _evaluate,
     "rescore": _rescore,

@@ -1,17 +1,23 @@
-"""Where a campaign starts from: seeds of the campaign file, its given labels, its reference set."""
+"""Where a campaign starts from: its seeds, labels that are there already, its reference set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.streams import stream
+from hpcal.engine.taken import Given, Taken, different_level, take_labels
 from hpcal.exchange.files import read_labelled, read_structures
 from hpcal.sampling.conformers import ConformerSettings, enumerate_conformers
+
+_UNSTATED: Final = "file"
+"""Code of a level of theory that a file does not state as a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,39 +26,105 @@ class Start:
 
     Attributes:
         seeds: geometries to relax, or to start from as they are.
-        given: labelled structures to learn from.
+        given: labelled structures to learn from, each structure once.
         reference: labelled structures that every ensemble is evaluated on and none learns from.
+        taken: what came from other campaigns, one entry each.
         notes: what a person would want to know of them.
     """
 
     seeds: tuple[Structure, ...]
-    given: tuple[tuple[Structure, Label], ...]
+    given: tuple[Given, ...]
     reference: tuple[tuple[Structure, Label], ...]
+    taken: tuple[Taken, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def structures(self) -> list[Structure]:
+        """All structures, in the order of the attributes."""
+        return [*self.seeds, *(g.structure for g in self.given), *(s for s, _ in self.reference)]
 
     @property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        every = [*self.seeds, *(s for s, _ in self.given), *(s for s, _ in self.reference)]
-        return tuple(sorted({int(z) for s in every for z in s.numbers}))
+        return tuple(sorted({int(z) for s in self.structures for z in s.numbers}))
 
 
 def load_start(spec: CampaignSpec, level: LevelOfTheory) -> Start:
     """Reads and makes what a campaign starts from.
 
     Raises:
-        InputError: a file that cannot be read whole, a SMILES that does not parse, or given labels
-            of another level of theory.
+        InputError: a file that cannot be read whole, a SMILES that does not parse, another campaign
+            that is not there, or given labels of another level of theory.
     """
-    given = [item for block in spec.bootstrap if block.file is not None for item in read_labelled(block.file)]
     reference = read_labelled(spec.reference) if spec.reference is not None else []
-    seeds, notes = _seeds(spec)
+    reference = _at_level(reference, level, "evaluate.reference")
+    given: list[Given] = []
+    taken: list[Taken] = []
+    for index, block in enumerate(spec.bootstrap):
+        key = f"bootstrap.{index}"
+        if block.file is not None:
+            found = _at_level(read_labelled(block.file), level, f"{key}.file")
+            given += [Given(structure=s, label=label) for s, label in found]
+        elif block.campaign is not None:
+            labels, source = take_labels(block.campaign, level, f"{key}.campaign")
+            given += labels
+            taken.append(source)
+    kept, notes = distinct(given, [s for s, _ in reference])
+    seeds, made = _seeds(spec)
+    if not spec.relaxes:
+        seeds, kept = _labelled_seeds(seeds, kept)
     return Start(
         seeds=tuple(seeds),
-        given=tuple(_at_level(given, level, "bootstrap")),
-        reference=tuple(_at_level(reference, level, "evaluate.reference")),
-        notes=tuple(notes),
+        given=tuple(kept),
+        reference=tuple(reference),
+        taken=tuple(taken),
+        notes=(*made, *(source.sentence for source in taken), *notes),
     )
+
+
+def distinct(given: Iterable[Given], reference: Sequence[Structure]) -> tuple[list[Given], list[str]]:
+    """Each structure once, and none of the reference set; with a sentence on what was left out.
+
+    Of several labels of one structure the first one counts. A structure that is an audit frame
+    anywhere is one everywhere: a label that audits never trains.
+    """
+    evaluates = {structure.content_hash for structure in reference}
+    kept: dict[str, Given] = {}
+    twice = judged = 0
+    for item in given:
+        key = item.structure.content_hash
+        if key in evaluates:
+            judged += 1
+        elif key in kept:
+            twice += 1
+            if item.split is not None and item.split.audit:
+                kept[key] = replace(kept[key], split=item.split)
+        else:
+            kept[key] = item
+    notes = []
+    if twice:
+        notes.append(
+            f"{twice} of {len(kept) + twice} given labels are of structures given before: "
+            "the first one counts"
+        )
+    if judged:
+        notes.append(f"{judged} given labels are left out: their structures are in the reference set")
+    return list(kept.values()), notes
+
+
+def _labelled_seeds(
+    seeds: Sequence[Structure], given: Sequence[Given]
+) -> tuple[list[Structure], list[Given]]:
+    """Seeds that have a label already are started from, and not labelled again."""
+    started = {seed.content_hash for seed in seeds}
+    known = {item.structure.content_hash for item in given}
+    marked = [
+        replace(item, origin="given", split=item.split or Split.TRAIN)
+        if item.structure.content_hash in started and not (item.split is not None and item.split.audit)
+        else item
+        for item in given
+    ]
+    return [seed for seed in seeds if seed.content_hash not in known], marked
 
 
 def _seeds(spec: CampaignSpec) -> tuple[list[Structure], list[str]]:
@@ -75,11 +147,7 @@ def _at_level(
     items: Sequence[tuple[Structure, Label]], level: LevelOfTheory, key: str
 ) -> list[tuple[Structure, Label]]:
     """Labels whose file does not state a level count as the campaign's; a stated one must agree."""
-    for _, label in items:
-        stated = label.level
-        if stated.code != "file" and (stated.code, stated.method) != (level.code, level.method):
-            raise ConfigurationError(
-                f"{key}: its labels are {stated}, those of the campaign {level}; two levels of theory "
-                "are never mixed in one target"
-            )
+    for stated in {label.level for _, label in items}:
+        if stated.code != _UNSTATED and stated != level:
+            raise ConfigurationError(f"{key}: its labels are {different_level(stated, level)}")
     return [(structure, replace(label, level=level)) for structure, label in items]

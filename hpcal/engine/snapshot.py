@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.context import Context
-from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH
+from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
 from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, View
-from hpcal.store import queries, structures, tasks
+from hpcal.store import failures, queries, structures, tasks
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState
@@ -42,7 +43,7 @@ def take(session: Session, context: Context) -> View:
     learning = (*queries.BOOTSTRAP_ORIGINS, "sample")
     generation = current.generation if current is not None else 0
     waiting, candidate, claimed = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
-    return View(
+    view = View(
         seeds=queries.queue(session, waiting, ("seed",), 1000),
         minima=_minima(session) if current is None else (),
         unchecked=_unchecked(session, spec) if current is None else (),
@@ -72,7 +73,6 @@ def take(session: Session, context: Context) -> View:
         seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
         current=current,
         newest=newest,
-        gaps=_gaps(session, newest) if _gaps_matter(newest, kinds) else (),
         walkers=tuple(
             EntryView(
                 idle=queries.idle_walkers(session, entry, 4096),
@@ -83,6 +83,7 @@ def take(session: Session, context: Context) -> View:
         audit=_audit(session, current),
         failed_stage=failed_stage(session, context.store.epoch),
     )
+    return replace(view, gaps=_gaps(session, newest)) if _gaps_matter(view, spec) else view
 
 
 def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> EnsembleView | None:
@@ -116,9 +117,12 @@ def _unchecked(session: Session, spec: CampaignSpec) -> tuple[int, ...]:
     return tuple(row.id for row in relaxed if row.id not in checked)
 
 
-def _gaps_matter(newest: EnsembleView | None, tasks: Counter[str]) -> bool:
+def _gaps_matter(view: View, spec: CampaignSpec) -> bool:
     """Gaps are looked for before a decision and before the end: their query grows with the history."""
-    return (newest is not None and newest.state is EnsembleState.TRAINED) or not tasks
+    if view.newest is None or view.outstanding("evaluate"):
+        return False
+    undecided = view.newest.state is EnsembleState.TRAINED
+    return undecided or (not view.tasks and stop_reason(view, spec) is not None)
 
 
 def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
@@ -159,6 +163,13 @@ def failed_stage(session: Session, epoch: int) -> str | None:
     Only what happened under the epoch counts, so that a repaired campaign can be resumed.
     """
     for kind in WORK:
+        bug = failures.stopped_by_bug(session, kind, epoch)
+        if bug is not None:
+            log = failures.last_log(session, bug.id)
+            return (
+                f"stage {kind}: task {bug.id} failed every time by a fault of hpcal or of a plugin: "
+                f"{_last_line(bug.error or '')}; its traceback is in {log}"
+            )
         states = queries.last_task_states(session, kind, epoch, ALL_FAILED)
         if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
             cause = next((error for _, error in states if error), "no cause was recorded")
@@ -168,6 +179,13 @@ def failed_stage(session: Session, epoch: int) -> str | None:
         errors = [error for state, error in trainings if state is TaskState.FAILED and error]
         if errors:
             return f"stage train: the last {ALL_FAILED} ensembles failed: {_last_line(errors[0])}"
+    nothing = "the bootstrap gave no label to learn from"
+    away = failures.seeds_set_aside(session)
+    if away is not None:
+        return f"{nothing}: stage relax set all {away.count} seeds aside, such as: {away.example}"
+    away = failures.all_turned_away(session)
+    if away is not None:
+        return f"{nothing}: stage label turned all {away.count} structures away, such as: {away.example}"
     rejected, example = queries.rejected_since_label(session, epoch)
     if rejected >= ALL_REJECTED:
         return f"stage label: {rejected} structures in a row were turned away, such as: {example}"

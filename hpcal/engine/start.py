@@ -37,8 +37,7 @@ def check(spec: CampaignSpec) -> tuple[Start, LevelOfTheory]:
     labeler = build_labeler(spec)
     spec.seed_level.part.build()
     start = load_start(spec, labeler.level)
-    every = [*start.seeds, *(s for s, _ in start.given), *(s for s, _ in start.reference)]
-    check_structures(spec, labeler, every)
+    check_structures(spec, labeler, start.structures)
     return start, labeler.level
 
 
@@ -87,17 +86,24 @@ def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int
         structures.add_structure(
             session, seed, origin=origin, state=StructureState.WAITING, split=Split.TRAIN, priority=1e6
         )
-    for number, (structure, label) in enumerate(start.given):
-        split = learning_split(stream(spec.seed, "given", number), spec.file.splits)
+    for number, given in enumerate(start.given):
+        split = given.split or learning_split(stream(spec.seed, "given", number), spec.file.splits)
         row = structures.add_structure(
-            session, structure, origin="file", state=StructureState.LABELLED, split=split
+            session,
+            given.structure,
+            origin=given.origin,
+            state=StructureState.LABELLED,
+            split=split,
+            reason=given.note,
         )
-        labels.add_label(session, row, label, level_id=level_id, attempt_id=None)
+        labels.add_label(session, row, given.label, level_id=level_id)
+    for taken in start.taken:
+        add_event(session, 0, "labels_taken", taken.sentence, **taken.record)
     for structure, label in start.reference:
         row = structures.add_structure(
             session, structure, origin="reference", state=StructureState.LABELLED, split=Split.REFERENCE
         )
-        labels.add_label(session, row, label, level_id=level_id, attempt_id=None, counted=False)
+        labels.add_label(session, row, label, level_id=level_id, counted=False)
 
 
 def take_up(
@@ -141,6 +147,10 @@ def take_up(
             row.spec_folder = str(spec.folder)
             row.spec = {**json.loads(json.dumps(spec.raw)), "name": spec.name}
             add_event(session, store.epoch, "changed", "\n".join(difference(recorded, spec)))
+            if row.state is CampaignState.FINISHED:
+                # What ended it may hold no more: from here on `resume` goes on, also after a kill.
+                campaigns.move(session, CampaignState.RUNNING)
+                campaigns.move(session, CampaignState.STOPPED, "changed after its end")
         if site is not None:
             row.site = dict(site)
         level_id = row.level_of_theory_id

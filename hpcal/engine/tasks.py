@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline, StopFile
-from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
 from hpcal.engine.dispatch import Assignment, Report, here, now
 from hpcal.engine.spool import SpoolWriter
 from hpcal.engine.work.context import Work, WorkInterrupted
@@ -28,6 +29,19 @@ WORK: Final[Mapping[str, str]] = {
     "sample": "hpcal.engine.work.sampling:sample",
 }
 """Kinds of tasks. Imported when first needed: a labelling worker never loads torch."""
+
+STAGES: Final[Mapping[str, str]] = {
+    "relax": "label",
+    "curvature": "label",
+    "bootstrap": "label",
+    "label": "label",
+    "train": "train",
+    "evaluate": "score",
+    "rescore": "score",
+    "select": "score",
+    "sample": "sample",
+}
+"""The pool that a kind of task is made for; a site may name a larger one for what does not fit."""
 
 END: Final = "end"
 """Key of the last record of an attempt that came to its end."""
@@ -48,6 +62,8 @@ def run_attempt(assignment: Assignment) -> Report:
         return report("stopped as asked", interrupted=True)
     except TaskFailure as failure:
         return report(str(failure), failure=failure.failure_class)
+    except FormatError as error:
+        return report(str(error), failure=FailureClass.INPUT, damaged=True)
     except InputError as error:
         return report(str(error), failure=FailureClass.INPUT)
     except MemoryError:
@@ -56,16 +72,22 @@ def run_attempt(assignment: Assignment) -> Report:
         return report(f"{error}; the disk or file system of the node failed", failure=FailureClass.NODE)
     except Exception:  # a fault of hpcal or of a plugin must reach the store, whatever it is
         text = traceback.format_exc()
-        Path(assignment.log).write_text(text, encoding="utf-8")
+        _keep(Path(assignment.log), text)
         return report(text, failure=FailureClass.BUG)
     finally:
         shutil.rmtree(assignment.scratch, ignore_errors=True)
 
 
+def _keep(log: Path, text: str) -> None:
+    """Adds a traceback to what libraries have printed; it is in the report too."""
+    with suppress(OSError), log.open("a", encoding="utf-8") as out:
+        out.write(text)
+
+
 def _carry_out(assignment: Assignment) -> None:
     scratch = Path(assignment.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
-    inputs = unpack(Path(assignment.payload).read_bytes())
+    inputs = _inputs(Path(assignment.payload))
     stop = StopFile(Path(assignment.stop_file))
     deadline = Deadline.after(assignment.seconds, steps=assignment.steps, stop=stop)
     if stop():
@@ -84,6 +106,14 @@ def _carry_out(assignment: Assignment) -> None:
             )
         )
         writer.append({END: True})
+
+
+def _inputs(payload: Path) -> Any:
+    """The frozen inputs; the next attempt is given a fresh file, so that a bad one is the node's fault."""
+    try:
+        return unpack(payload.read_bytes())
+    except (OSError, FormatError) as error:
+        raise TaskFailure(FailureClass.NODE, f"the inputs {payload} cannot be read: {error}") from error
 
 
 def _function(kind: str, threads: int) -> Callable[[Work], None]:

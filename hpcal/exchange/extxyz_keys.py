@@ -15,10 +15,15 @@ LABEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "stress": ("REF_stress", "stress"),
     "dipole": ("REF_dipole", "dipole"),
     "dipole_origin": ("REF_dipole_origin",),
-    "charges": ("REF_charges",),
+    "virial": ("REF_virial", "REF_virials", "virial", "virials"),
+    "charges": ("REF_charges", "charges"),
     "charge_scheme": ("REF_charge_scheme",),
 }
 """Names under which each part of a label is looked for; the first is the one that is written."""
+
+CHARGE_KEYS: Final = ("charge", "total_charge")
+MULTIPLICITY_KEYS: Final = ("multiplicity", "total_spin", "spin")
+"""The first is ours; MACE reads ``total_charge`` and ``total_spin`` (2S + 1), OMol25 has ``spin``."""
 
 STRUCTURE_KEYS: Final = frozenset({"Lattice", "Properties", "pbc", "charge", "multiplicity"})
 RESERVED: Final = STRUCTURE_KEYS | {"level"} | {k for keys in LABEL_KEYS.values() for k in keys}

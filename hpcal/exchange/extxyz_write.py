@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from hpcal.core import elements
 from hpcal.core.arrays import AnyArray
+from hpcal.core.dataset import Dataset
 from hpcal.core.errors import InputError
 from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.exchange.atomic import replacing
 from hpcal.exchange.extxyz_keys import LABEL_KEYS, RESERVED, LabelledFrame
 
+Keys = Literal["hpcal", "mace"]
+ISOLATED: Final = "IsolatedAtom"
+"""The ``config_type`` by which MACE knows the energies of single atoms."""
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _BARE: Final = re.compile(r"[A-Za-z0-9_.:/+-]+")
 _WRITTEN: Final = {quantity: names[0] for quantity, names in LABEL_KEYS.items()}
@@ -36,6 +41,57 @@ def write_labelled(path: Path, items: Iterable[LabelledFrame]) -> int:
             something else in this format.
     """
     return _write(path, ((item.structure, item.label, item.info) for item in items))
+
+
+def write_dataset(path: Path, dataset: Dataset, keys: Keys = "hpcal") -> int:
+    """Writes a data set as :func:`write_labelled` does, with what is known of each structure.
+
+    Further keys of the comment line: ``structure_id``, ``split``, ``config_type``, and ``origin``,
+    ``generation``, ``uncertainty`` where known. ``config_type`` is the origin, and ``IsolatedAtom`` for
+    the neutral single atom of lowest energy of each element.
+
+    Args:
+        keys: ``mace`` adds charge and multiplicity under the keys that MACE reads by default,
+            ``total_charge`` and ``total_spin`` (``mace/tools/default_keys.py``; its default of 1
+            for ``total_spin`` is the multiplicity of a singlet).
+
+    Returns:
+        How many were written.
+
+    Raises:
+        InputError: as :func:`write_labelled`; the level of theory is not known.
+    """
+    return write_labelled(path, _frames(dataset, keys))
+
+
+def _frames(dataset: Dataset, keys: Keys) -> Iterator[LabelledFrame]:
+    isolated = set(lowest_atoms(dataset).values())
+    known = {
+        "origin": [None] * len(dataset) if dataset.origins is None else dataset.origins.tolist(),
+        "generation": [None] * len(dataset) if dataset.generations is None else dataset.generations.tolist(),
+        "uncertainty": [None] * len(dataset)
+        if dataset.uncertainties is None
+        else [value if math.isfinite(value) else None for value in dataset.uncertainties.tolist()],
+    }
+    for i in range(len(dataset)):
+        info: dict[str, Any] = {"structure_id": int(dataset.ids[i]), "split": str(dataset.splits[i])}
+        info |= {name: values[i] for name, values in known.items()}
+        info["config_type"] = ISOLATED if i in isolated else info["origin"] or "Default"
+        if keys == "mace":
+            info["total_charge"] = int(dataset.charges[i])
+            info["total_spin"] = int(dataset.multiplicities[i])
+        yield LabelledFrame(structure=dataset.structure(i), label=dataset.label(i), info=info)
+
+
+def lowest_atoms(dataset: Dataset) -> dict[int, int]:
+    """The neutral, not periodic single atom of lowest energy: atomic number → place in the data set."""
+    single = (dataset.sizes == 1) & (dataset.charges == 0) & ~dataset.pbc.any(axis=1)
+    lowest: dict[int, int] = {}
+    for i in np.flatnonzero(single).tolist():
+        number = int(dataset.numbers[dataset.offsets[i]])
+        if number not in lowest or dataset.energies[i] < dataset.energies[lowest[number]]:
+            lowest[number] = i
+    return lowest
 
 
 def write_structures(

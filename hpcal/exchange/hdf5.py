@@ -1,8 +1,8 @@
 """Shards: immutable HDF5 files of labelled structures, named by the hash of their bytes.
 
 A shard holds the flat arrays of :class:`~hpcal.core.dataset.Dataset`, one HDF5 data set each,
-with its unit and the level of theory as attributes. Equal data give equal bytes (no times are
-stored), so equal data have one hash.
+with its unit and the level of theory as attributes; an array that the data set lacks is not there.
+Equal data give equal bytes (no times are stored), so equal data have one hash.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,22 +27,29 @@ from hpcal.core.walker import Split
 from hpcal.exchange.atomic import replacing
 
 FORMAT: Final = "hpcal labelled structures"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Version 1 has the arrays of ``_FIELDS`` only."""
 _SPLITS: Final = tuple(str(split) for split in Split)
+_MAX_WORDS: Final = 256
+_HASH_BYTES: Final = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Field:
-    """How one array of a data set is stored: dtype, unit, and its shape in n and A."""
+    """How one array of a data set is stored: dtype, unit, and its shape in n and A.
+
+    Words are stored as numbers, with the words themselves in the attribute ``names``.
+    """
 
     dtype: str
     unit: str
     shape: tuple[str | int, ...]
+    words: bool = False
 
 
 _FIELDS: Final[dict[str, _Field]] = {
     "ids": _Field(dtype="<i8", unit="", shape=("n",)),
-    "splits": _Field(dtype="|u1", unit="", shape=("n",)),
+    "splits": _Field(dtype="|u1", unit="", shape=("n",), words=True),
     "offsets": _Field(dtype="<i8", unit="", shape=("n+1",)),
     "numbers": _Field(dtype="|u1", unit="", shape=("A",)),
     "positions": _Field(dtype="<f8", unit="Å", shape=("A", 3)),
@@ -54,6 +60,18 @@ _FIELDS: Final[dict[str, _Field]] = {
     "cells": _Field(dtype="<f8", unit="Å", shape=("n", 3, 3)),
     "pbc": _Field(dtype="|u1", unit="", shape=("n", 3)),
 }
+_OPTIONAL: Final[dict[str, _Field]] = {
+    "stresses": _Field(dtype="<f8", unit="eV/Å^3", shape=("n", 3, 3)),
+    "dipoles": _Field(dtype="<f8", unit="e Å", shape=("n", 3)),
+    "dipole_origins": _Field(dtype="<f8", unit="Å", shape=("n", 3)),
+    "atomic_charges": _Field(dtype="<f8", unit="e", shape=("A",)),
+    "charge_schemes": _Field(dtype="|u1", unit="", shape=("n",), words=True),
+    "magnetic_moments": _Field(dtype="<f8", unit="Bohr magneton", shape=("A",)),
+    "hashes": _Field(dtype="|u1", unit="", shape=("n", _HASH_BYTES)),
+    "origins": _Field(dtype="|u1", unit="", shape=("n",), words=True),
+    "generations": _Field(dtype="<i8", unit="", shape=("n",)),
+    "uncertainties": _Field(dtype="<f8", unit="of the metric", shape=("n",)),
+}
 
 
 def write_shard(path: Path, dataset: Dataset) -> str:
@@ -62,20 +80,15 @@ def write_shard(path: Path, dataset: Dataset) -> str:
     Returns:
         SHA-256 of the file, the same for the same data.
     """
-    memory = BytesIO()
     level = json.dumps(dataset.level.as_dict(), sort_keys=True) if dataset.level else "unknown"
-    with h5py.File(memory, "w", track_order=False) as file:
-        file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
-        for name, field in _FIELDS.items():
-            array = _stored(name, getattr(dataset, name), field)
-            stored = file.create_dataset(name, data=array, track_times=False)
-            stored.attrs["unit"] = field.unit
-            stored.attrs["level_of_theory"] = level
-        file["splits"].attrs["names"] = json.dumps(_SPLITS)
-    data = memory.getbuffer()
     with replacing(path) as out:
-        out.write(data)
-    return hashlib.sha256(data).hexdigest()
+        with h5py.File(out.name, "w", track_order=False, locking=False) as file:
+            file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
+            for name, field in (_FIELDS | _OPTIONAL).items():
+                if (array := getattr(dataset, name)) is not None:
+                    _store(file, name, array, field).attrs["level_of_theory"] = level
+        with open(out.name, "rb") as written:
+            return hashlib.file_digest(written, "sha256").hexdigest()
 
 
 def read_shard(path: Path, sha256: str | None = None) -> Dataset:
@@ -116,19 +129,7 @@ def read_snapshot(shards: Sequence[tuple[Path, str]]) -> Dataset:
                 f"two levels of theory in one snapshot: {parts[0].level} in {shards[0][0]}, "
                 f"{part.level} in {path}"
             )
-    return concatenate(parts)
-
-
-def concatenate(parts: Sequence[Dataset]) -> Dataset:
-    """One data set of several at the same level of theory."""
-    if len(parts) == 1:
-        return parts[0]
-    joined = {
-        name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS if name != "offsets"
-    }
-    sizes = np.concatenate([part.sizes for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return Dataset(offsets=offsets, level=parts[0].level, **joined)
+    return Dataset.concatenate(parts)
 
 
 def read_labelled_hdf5(path: Path, level: LevelOfTheory | None = None) -> list[tuple[Structure, Label]]:
@@ -144,23 +145,49 @@ def read_labelled_hdf5(path: Path, level: LevelOfTheory | None = None) -> list[t
     if dataset.level is not None and level not in (None, dataset.level):
         raise FormatError(f"{path} says its level of theory is {dataset.level}, not {level}")
     unstated = LevelOfTheory(code="file", version="unknown", method=f"as in {path.name}")
-    level = dataset.level or level or unstated
-    pairs = []
-    for i in range(len(dataset)):
-        forces = dataset.forces_of(i)
-        label = Label(
-            energy=float(dataset.energies[i]),
-            forces=None if np.isnan(forces).any() else forces,
-            level=level,
-        )
-        pairs.append((dataset.structure(i), label))
-    return pairs
+    dataset = replace(dataset, level=dataset.level or level or unstated)
+    return [(dataset.structure(i), dataset.label(i)) for i in range(len(dataset))]
 
 
-def _stored(name: str, array: AnyArray, field: _Field) -> AnyArray:
-    if name == "splits":
-        return np.array([_SPLITS.index(str(split)) for split in array], dtype=field.dtype)
-    return np.ascontiguousarray(array, dtype=field.dtype)
+def _store(file: h5py.File, name: str, array: AnyArray, field: _Field) -> Any:
+    """One array as an HDF5 data set with its unit."""
+    words: tuple[str, ...] = ()
+    if field.words:
+        words = _SPLITS if name == "splits" else tuple(str(word) for word in np.unique(array))
+        array = _codes(array, words)
+    elif name == "hashes":
+        array = _digests(array)
+    data = np.ascontiguousarray(array, dtype=field.dtype)
+    stored = file.create_dataset(name, data=data, track_times=False)
+    stored.attrs["unit"] = field.unit
+    if field.words:
+        stored.attrs["names"] = json.dumps(words)
+    return stored
+
+
+def _codes(array: AnyArray, words: tuple[str, ...]) -> AnyArray:
+    """(n,) place of each word among ``words``."""
+    order = np.argsort(words)
+    ranked = np.array(words)[order]
+    places = np.minimum(np.searchsorted(ranked, array), len(words) - 1)
+    unknown = np.flatnonzero(ranked[places] != array)
+    if len(unknown):
+        raise FormatError(f"unknown word {array[unknown[0]]!r}; known: {', '.join(words)}")
+    if len(words) > _MAX_WORDS:
+        raise FormatError(f"{len(words)} different words in one array: {', '.join(words[:3])}, …")
+    return np.asarray(order[places])
+
+
+def _digests(hashes: AnyArray) -> AnyArray:
+    """(n, 32) bytes of hexadecimal hashes; zeros for an empty one."""
+    filled = [str(digest) or "0" * 2 * _HASH_BYTES for digest in hashes.tolist()]
+    return np.frombuffer(bytes.fromhex("".join(filled)), dtype="u1").reshape(-1, _HASH_BYTES)
+
+
+def _hashes(digests: AnyArray) -> AnyArray:
+    """What :func:`_digests` was made of."""
+    text = np.frombuffer(digests.tobytes().hex().encode(), dtype=f"S{2 * _HASH_BYTES}").astype(str)
+    return np.where(digests.any(axis=1), text, "")
 
 
 def _check_hash(path: Path, sha256: str) -> None:
@@ -179,15 +206,19 @@ def _read(file: h5py.File, path: Path) -> Dataset:
     if int(file.attrs["version"]) > VERSION:
         raise FormatError(f"{path} was written by a newer hpcal (format {file.attrs['version']})")
     n, n_atoms = len(file["energies"]), len(file["numbers"])
-    extent: dict[str | int, int] = {"n": n, "n+1": n + 1, "A": n_atoms, 3: 3}
-    arrays = {}
-    for name, field in _FIELDS.items():
-        arrays[name] = _array(file[name], tuple(extent[s] for s in field.shape), field.dtype, path)
+    extent: dict[str | int, int] = {"n": n, "n+1": n + 1, "A": n_atoms, 3: 3, _HASH_BYTES: _HASH_BYTES}
+    arrays: dict[str, AnyArray] = {}
+    for name, field in (_FIELDS | _OPTIONAL).items():
+        if name in _FIELDS or name in file:
+            arrays[name] = _array(file[name], tuple(extent[s] for s in field.shape), field.dtype, path)
+            if field.words:
+                arrays[name] = np.array(json.loads(file[name].attrs["names"]))[arrays[name]]
     offsets = arrays["offsets"]
     if n == 0 or offsets[0] != 0 or offsets[-1] != n_atoms or (np.diff(offsets) < 1).any():
         raise FormatError(f"{path} is damaged: its offsets do not divide {n_atoms} atoms")
     _check_values(arrays, path)
-    arrays["splits"] = _split_names(file["splits"], arrays["splits"])
+    if "hashes" in arrays:
+        arrays["hashes"] = _hashes(arrays["hashes"])
     arrays["numbers"] = arrays["numbers"].astype(np.int64)
     arrays["pbc"] = arrays["pbc"].astype(bool)
     return Dataset(level=_level(file), **arrays)
@@ -211,10 +242,6 @@ def _array(stored: Any, shape: tuple[int, ...], dtype: str, path: Path) -> AnyAr
     if stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
         raise FormatError(f"{path} is damaged: parts of {stored.name} are missing")
     return np.asarray(stored[()])
-
-
-def _split_names(stored: Any, codes: AnyArray) -> AnyArray:
-    return np.array(json.loads(stored.attrs["names"]))[codes]
 
 
 def _level(file: h5py.File) -> LevelOfTheory | None:

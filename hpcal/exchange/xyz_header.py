@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -67,26 +67,32 @@ class Header:
             raise FormatError(f"`{key}` is given twice, as {' and '.join(map(repr, texts))}")
         return texts[0]
 
-    def whole(self, key: str, default: int) -> int:
-        """A whole number.
+    def whole(self, keys: Sequence[str]) -> int | None:
+        """The whole number under any of these keys, or None.
 
         Raises:
-            FormatError: anything else, or the key in other letter case, which a reader that
-                looks for the exact key would pass over.
+            FormatError: anything else, two that differ, or the first key in other letter case,
+                which a reader that looks for the exact key would pass over.
         """
-        text = self.text(key)
-        if text is None:
-            other = next((k for k in self.values if k.lower() == key), None)
+        found: dict[str, int] = {}
+        for key in keys:
+            text = self.text(key)
+            if text is None:
+                continue
+            try:
+                number = float(text)
+            except ValueError:
+                number = float("nan")
+            if not number.is_integer():
+                raise FormatError(f"{key} must be a whole number, not {text!r}")
+            found[key] = int(number)
+        if len(set(found.values())) > 1:
+            raise FormatError(f"ambiguous: {' but '.join(f'{k}={v}' for k, v in found.items())}")
+        if not found:
+            other = next((k for k in self.values if k.lower() == keys[0]), None)
             if other is not None:
-                raise FormatError(f"the key `{other}` must be written `{key}`")
-            return default
-        try:
-            number = float(text)
-        except ValueError:
-            number = float("nan")
-        if not number.is_integer():
-            raise FormatError(f"{key} must be a whole number, not {text!r}")
-        return int(number)
+                raise FormatError(f"the key `{other}` must be written `{keys[0]}`")
+        return next(iter(found.values()), None)
 
     def numbers(self, key: str) -> list[float] | None:
         """The numbers of a key in the order written, brackets and commas aside, or None.

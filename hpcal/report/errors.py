@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from hpcal.core.arrays import FloatArray
-from hpcal.store.measurements import Evaluations
+from hpcal.store.measurements import FamilyErrors
 
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 1000
@@ -25,7 +25,7 @@ _NOTHING: Final[dict[str, Any]] = {
 }
 
 
-def error_summary(found: Evaluations) -> dict[str, Any]:
+def error_summary(found: FamilyErrors) -> dict[str, Any]:
     """Errors over structures of N_i atoms with energy errors e_i and forces errors f_ic.
 
     Energies are taken per atom and structures count alike:
@@ -38,26 +38,19 @@ def error_summary(found: Evaluations) -> dict[str, Any]:
         ``force_rmse_ev_per_ang_interval`` (see :func:`force_interval`) and ``count`` of
         structures; None where there is nothing to tell from.
     """
-    if not len(found):
-        return dict(_NOTHING)
-    per_atom = found.energy_error / found.n_atoms
-    per_atom = per_atom[np.isfinite(per_atom)]
-    with_forces = found.where(np.isfinite(found.force_rmse) & np.isfinite(found.force_mae))
-    weights = with_forces.n_atoms
-    summary = dict(_NOTHING, count=len(found))
-    if len(per_atom):
-        summary["energy_mae_ev_per_atom"] = float(np.abs(per_atom).mean())
-        summary["energy_rmse_ev_per_atom"] = float(np.sqrt(np.mean(per_atom**2)))
-    if len(with_forces):
-        summary["force_mae_ev_per_ang"] = float(np.average(with_forces.force_mae, weights=weights))
-        summary["force_rmse_ev_per_ang"] = float(
-            np.sqrt(np.average(with_forces.force_rmse**2, weights=weights))
-        )
-        summary["force_rmse_ev_per_ang_interval"] = force_interval(with_forces)
+    summary = dict(_NOTHING, count=int(found.count.sum()))
+    energies, atoms = found.energies.sum(), found.atoms.sum()
+    if energies:
+        summary["energy_mae_ev_per_atom"] = float(found.energy_abs.sum() / energies)
+        summary["energy_rmse_ev_per_atom"] = float(np.sqrt(found.energy_sq.sum() / energies))
+    if atoms:
+        summary["force_mae_ev_per_ang"] = float(found.force_abs.sum() / atoms)
+        summary["force_rmse_ev_per_ang"] = float(np.sqrt(found.force_sq.sum() / atoms))
+        summary["force_rmse_ev_per_ang_interval"] = force_interval(found)
     return summary
 
 
-def force_interval(found: Evaluations) -> list[float] | None:
+def force_interval(found: FamilyErrors) -> list[float] | None:
     """95 % percentile bootstrap interval of the force RMSE, eV/Å; None for fewer than two families.
 
     Whole families are drawn with replacement, as frames of one walker resemble each other and
@@ -65,9 +58,8 @@ def force_interval(found: Evaluations) -> list[float] | None:
     10.1111/j.1467-9868.2007.00593.x). The draws depend on the number of families alone, so the
     interval is the same whenever it is asked for.
     """
-    _, family = np.unique(found.family, return_inverse=True)
-    squares = np.bincount(family, weights=found.n_atoms * found.force_rmse**2)
-    atoms = np.bincount(family, weights=found.n_atoms)
+    there = found.atoms > 0
+    squares, atoms = found.force_sq[there], found.atoms[there]
     if len(atoms) < 2:
         return None
     draws = _bootstrap_counts(len(atoms))

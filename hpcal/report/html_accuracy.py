@@ -9,6 +9,7 @@ from hpcal.core.walker import Split
 from hpcal.report.canvas import MAX_POINTS, WORST
 from hpcal.report.data import ReportData
 from hpcal.report.errors import error_summary
+from hpcal.store.measurements import FamilyErrors
 from hpcal.report.page import Cell, Section, figure, folded, table, text
 from hpcal.report.pictures import GROUPS, caught, learning_curve, parity, true_error, uncertainty
 from hpcal.store.measurements import Evaluations
@@ -76,7 +77,7 @@ def _accuracy(data: ReportData) -> Section:
         )
     rows: list[list[Cell]] = []
     for split, (name, _, _) in GROUPS.items():
-        errors = error_summary(data.now(split))
+        errors = error_summary(FamilyErrors.summed(data.now(split)))
         if errors["count"]:
             rows.append(
                 [

@@ -143,14 +143,14 @@ def _ensemble(session: Session, number: int) -> Trace | None:
     ensemble = learned.ensemble(session, number)
     if ensemble is None:
         return None
-    evaluations = measurements.evaluations(session, EVALUATED, ensemble_id=number)
+    errors = measurements.family_errors(session, EVALUATED, ensemble_id=number)
     return {
         "ensemble": ensemble,
         "dataset": learned.dataset(session, ensemble["dataset_id"]),
         "predecessor": learned.ensemble(session, ensemble["predecessor_id"]),
         "successors": learned.successors(session, number),
         "members": learned.members(session, number),
-        "errors": {str(split): error_summary(evaluations.of(number, split)) for split in EVALUATED},
+        "errors": {str(split): error_summary(errors.of(number, split)) for split in EVALUATED},
         "uses": learned.ensemble_uses(session, number),
     }
 

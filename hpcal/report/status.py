@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from hpcal.core.walker import Split
 from hpcal.report.errors import error_summary
+from hpcal.report.failures import changes, failure_lines, failures, hosts_set_aside, word
 from hpcal.report.utilisation import active_intervals, active_seconds, node_hours, pool_use
 from hpcal.store import history, measurements
 from hpcal.store.database import Store
 from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord
-from hpcal.store.measurements import Attempts, Evaluations
+from hpcal.store.measurements import Attempts, FamilyErrors
 from hpcal.store.session import Session
-from hpcal.store.transitions import UNFINISHED, StructureState, WalkerState
+from hpcal.store.transitions import UNFINISHED, CampaignState, StructureState, WalkerState
 
-SHOWN_CAUSES: Final = 5
+SHOWN_CAUSES: Final = 8
+SHOWN_CHANGES: Final = 3
 SHOWN_GENERATIONS: Final = 8
 EVALUATED: Final = (Split.TEST, Split.REFERENCE)
 
 
-def campaign_status(store: Store) -> dict[str, Any]:
+def campaign_status(store: Store, root: Path | None = None) -> dict[str, Any]:
     """Where the campaign stands; the JSON of ``hpcal status --json``.
 
     Energies are in eV, forces in eV/Å, times in hours unless the key says otherwise. Values that
     nothing is known of yet are null. Errors of ``ensemble`` and of every entry of ``history`` are
     on the current audit test group; see :func:`hpcal.report.errors.error_summary`.
+
+    Args:
+        root: folder of the campaign, for the commands to type next; ``DIR`` stands for it without.
 
     Raises:
         InputError: the store holds no campaign.
@@ -37,12 +44,14 @@ def campaign_status(store: Store) -> dict[str, Any]:
         campaign = history.campaign(session)
         ensembles = [e for e in history.ensembles(session) if e.trained]
         attempts = measurements.attempts(session)
-        evaluations = measurements.evaluations(session, EVALUATED)
+        errors = measurements.family_errors(session, EVALUATED)
+        work = _work(session, campaign, attempts)
         status = (
             _head(campaign, ensembles)
             | _structures(session)
-            | _work(session, campaign, attempts)
-            | _learning(campaign, ensembles, attempts, evaluations)
+            | work
+            | _mishaps(session, campaign, sorted(work["tasks"]), root)
+            | _learning(campaign, ensembles, attempts, errors)
         )
     minutes = status["active_hours"] * 60
     rate = status["labels"]["accepted"] / minutes if minutes > 0 else None
@@ -121,7 +130,6 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
                 reason or "": n for (state, reason), n in walkers.items() if state == WalkerState.ENDED
             },
         },
-        "failures": _causes(session),
         "attempts": _tally(attempts.state.tolist()),
         "qm_calls": int(attempts.qm_calls.sum()),
         "pools": pool_use(attempts, pools_of(campaign), intervals),
@@ -129,52 +137,29 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
     }
 
 
-def _causes(session: Session) -> list[dict[str, Any]]:
-    """Everything that went wrong, by cause: failed tasks, rejections, quarantined structures."""
-    tasks = [
-        {
-            "what": "task",
-            "kind": f.kind,
-            "failure_class": f.failure_class,
-            "cause": f.cause,
-            "count": f.count,
-            "task_id": f.task_id,
-        }
-        for f in history.failures(session)
-    ]
-    rejections = [
-        {
-            "what": "rejection",
-            "kind": "label",
-            "failure_class": r.failure_class,
-            "cause": f"{r.code}: {r.example}",
-            "count": r.count,
-            "task_id": None,
-        }
-        for r in history.rejections(session)
-    ]
-    quarantines = [
-        {
-            "what": "quarantine",
-            "kind": "structure",
-            "failure_class": "input",
-            "cause": reason or "no reason was recorded",
-            "count": n,
-            "task_id": None,
-        }
-        for (reason,), n in history.quarantines(session).items()
-    ]
-    return [*tasks, *rejections, *quarantines]
+def _mishaps(
+    session: Session, campaign: CampaignRecord, kinds: list[str], root: Path | None
+) -> dict[str, Any]:
+    """What went wrong and what was changed, with the command that goes on with it."""
+    failed = campaign.state == CampaignState.FAILED
+    stopped = campaign.stop_reason if failed else None
+    resume = f"hpcal resume {word(root)}"
+    return {
+        "failures": failures(session, kinds, stopped, word(root)),
+        "hosts_set_aside": hosts_set_aside(session),
+        "changes": changes(session),
+        "next": resume if campaign.state in (CampaignState.FAILED, CampaignState.STOPPED) else None,
+    }
 
 
 def _learning(
     campaign: CampaignRecord,
     ensembles: list[EnsembleRecord],
     attempts: Attempts,
-    evaluations: Evaluations,
+    errors: FamilyErrors,
 ) -> dict[str, Any]:
     current = newest(ensembles)
-    now = error_summary(evaluations.of(current.id if current else None, Split.TEST))
+    now = error_summary(errors.of(current.id if current else None, Split.TEST))
     identity = {"id": current.id, "generation": current.generation} if current else {}
     hours = node_hours(attempts, pools_of(campaign), np.array([e.closed for e in ensembles]))
     entries = [
@@ -190,8 +175,8 @@ def _learning(
             "n_validation": ensemble.n_validation,
             "node_hours": spent,
             "threshold": ensemble.threshold,
-            "audit": error_summary(evaluations.of(ensemble.id, Split.TEST)),
-            "reference": error_summary(evaluations.of(ensemble.id, Split.REFERENCE)),
+            "audit": error_summary(errors.of(ensemble.id, Split.TEST)),
+            "reference": error_summary(errors.of(ensemble.id, Split.REFERENCE)),
         }
         for ensemble, spent in zip(ensembles, hours, strict=True)
     ]
@@ -212,7 +197,15 @@ def _tally(words: list[str]) -> dict[str, int]:
 
 def status_text(status: Mapping[str, Any]) -> str:
     """A status in a few aligned lines for a terminal."""
-    blocks = (_headline(status), _text_rows(status), _text_history(status), _text_failures(status))
+    blocks = (
+        _headline(status),
+        _text_rows(status),
+        _text_history(status),
+        failure_lines(status["failures"], SHOWN_CAUSES),
+        _text_hosts(status),
+        _text_changes(status),
+        _text_next(status),
+    )
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -296,16 +289,33 @@ def _text_history(status: Mapping[str, Any]) -> list[str]:
     return ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in (head, *rows)]
 
 
-def _text_failures(status: Mapping[str, Any]) -> list[str]:
-    causes = sorted(status["failures"], key=lambda f: -f["count"])
+def _text_hosts(status: Mapping[str, Any]) -> list[str]:
+    lines = [f"  {found['message']}" for found in status["hosts_set_aside"]]
+    return ["hosts set aside", *lines] if lines else []
+
+
+def _text_changes(status: Mapping[str, Any]) -> list[str]:
+    """The latest changes of the campaign file, a line each."""
+    every = status["changes"]
     lines = [
-        f"  {f['count']:>5} x {f['what']} ({f['kind']}, {f['failure_class'] or 'unclassified'}): {f['cause']}"
-        for f in causes[:SHOWN_CAUSES]
+        f"  {_when(change['time'])}  " + "; ".join(" ".join(line.split()) for line in change["lines"])
+        for change in every[-SHOWN_CHANGES:]
     ]
-    more = len(causes) - SHOWN_CAUSES
-    if more > 0:
-        lines.append(f"  and {more} more causes; see the report")
-    return ["failures by cause", *lines] if lines else []
+    earlier = len(every) - SHOWN_CHANGES
+    if earlier > 0:
+        lines.insert(0, f"  {earlier} earlier; see the report")
+    return ["changes of the campaign file", *lines] if lines else []
+
+
+def _text_next(status: Mapping[str, Any]) -> list[str]:
+    if status["next"] is None:
+        return []
+    first = "mend what stopped it, then " if status["state"] == CampaignState.FAILED else ""
+    return [f"{first}go on with `{status['next']}`"]
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def _listed(counts: Mapping[str, int], what: str = "") -> str:

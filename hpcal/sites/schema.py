@@ -71,6 +71,10 @@ class Pool(Settings):
     heartbeat_threshold: int = Field(
         default=10, ge=2, description="seconds of silence after which workers or controller count as lost"
     )
+    larger: str | None = Field(
+        default=None,
+        description="pool with more memory or a longer walltime, to which work that ran out of either goes",
+    )
     encrypted: Encrypted = Field(default=True, description="always true")
 
     @field_validator("environment")
@@ -134,6 +138,34 @@ class Site(Settings):
                     f"pool {name}: nodes_per_block is {pool.nodes_per_block}, but a local site is one node"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _larger_pools(self) -> Self:
+        for name in self.pools:
+            chain = [name]
+            while (larger := self.pools[chain[-1]].larger) is not None:
+                if larger not in self.pools:
+                    raise ValueError(
+                        f"pool {chain[-1]}: larger names {larger!r}, which is no pool of this site"
+                        f"{nearest(larger, self.pools)}"
+                    )
+                if larger in chain:
+                    raise ValueError(
+                        f"pool {chain[-1]}: larger leads in a circle ({' → '.join([*chain, larger])}); "
+                        "the largest pool names none"
+                    )
+                chain.append(larger)
+        return self
+
+    def larger(self, stage: str, size: int) -> str:
+        """The pool for work of a stage that ran out of memory or time ``size`` times.
+
+        Where there are no more larger pools, the largest of them.
+        """
+        name = self.pool_name(stage)
+        for _ in range(size):
+            name = self.pools[name].larger or name
+        return name
 
     def pool_name(self, stage: str) -> str:
         """The pool that does the work of a stage.

@@ -1,48 +1,84 @@
-"""Opening the database: pragmas, schema, read-only readers, fenced transactions."""
+"""Opening the store: schema, lease, read-only readers, fenced transactions."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, create_engine, event, inspect, select, text
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import InputError, StoreError
+from hpcal.store import lease_file
+from hpcal.store.connect import reader, writer
 from hpcal.store.lease import Lease
+from hpcal.store.lease_file import HolderRecord
+from hpcal.store.location import SNAPSHOT_FILE, STORE_FILE, Location
 from hpcal.store.tables import SCHEMA_VERSION, Base, Campaign, EventRow
 
-STORE_FILE: Final = "store.db"
+__all__ = ["STORE_FILE", "Store", "add_event"]
+
+SNAPSHOT_SHARE: Final = 0.02
+"""Share of the time that may go into snapshots for readers of a store on a network file system."""
+SNAPSHOT_SECONDS: Final = 60.0
+"""Least time between two snapshots."""
 
 
 class Store:
     """The store of one campaign.
 
     A writer holds a lease; every transaction of it asserts the lease's epoch first, so that a
-    controller that was taken over cannot write. Readers open the file read-only.
+    controller that was taken over cannot write. Readers cannot write. On a network file system the
+    writer has the file to itself, and readers see the last snapshot while it lives.
     """
 
-    def __init__(self, engine: Engine, lease: Lease | None = None) -> None:
+    def __init__(self, engine: Engine, location: Location, lease: Lease | None = None) -> None:
         self._engine = engine
+        self._location = location
         self._lease = lease
+        self._holder: HolderRecord | None = None
+        # One connection serves all threads of a controller that has the file to itself.
+        self._alone = threading.RLock() if location.shared else None
+        self._snapshot_due = 0.0
 
     @classmethod
-    def create(cls, folder: Path) -> Store:
-        """Makes a new store in ``folder`` and opens it for writing, without a lease yet."""
-        folder.mkdir(parents=True, exist_ok=True)
-        engine = _engine(folder / STORE_FILE)
-        Base.metadata.create_all(engine)
-        return cls(engine)
+    def create(cls, folder: Path, url: str | None = None) -> Store:
+        """Makes a new store and opens it for writing, without a lease yet.
+
+        Args:
+            folder: folder of the campaign.
+            url: PostgreSQL URL; None takes that of the environment (``HPCAL_STORE``), or else SQLite.
+
+        Raises:
+            InputError: the database cannot be used.
+        """
+        location = Location.new(folder, url)
+        engine = writer(location)
+        with _opening(location), engine.begin() as connection:
+            if location.schema is not None:
+                connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{location.schema}"'))
+            Base.metadata.create_all(connection)
+        return cls(engine, location)
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Opens an existing store for writing, without a lease yet. Raises as :meth:`read`."""
-        store = cls(_engine(_existing(folder)))
-        store._check_schema(folder)
+        """Opens an existing store for writing, without a lease yet.
+
+        Raises:
+            InputError: there is none, it is no store, or of another schema.
+            CampaignHeld: it is on a network file system and a live controller has it to itself.
+        """
+        location = Location.of(folder)
+        if location.shared:
+            lease_file.refuse_held(folder)
+        store = cls(writer(location), location)
+        store._check_schema()
         return store
 
     @classmethod
@@ -50,28 +86,40 @@ class Store:
         """Opens an existing store read-only.
 
         Raises:
-            InputError: there is none, it is no store, or of another schema.
+            InputError: there is none, it is no store, or of another schema; or it is on a network
+                file system and its controller has not published a snapshot yet.
         """
-        store = cls(_engine(_existing(folder), readonly=True))
-        store._check_schema(folder)
+        location = Location.of(folder)
+        store = cls(reader(location, _published(location)), location)
+        store._alone = None
+        store._check_schema()
         return store
 
     def acquire(self) -> Lease:
         """Takes the lease. Raises CampaignHeld if another live controller has it."""
-        self._lease = Lease.acquire(self._engine)
+        with self._one_at_a_time():
+            self._lease = Lease.acquire(self._engine)
+        if self._location.shared:
+            self._holder = HolderRecord.this_process().show(self._location.folder)
         return self._lease
 
     def release(self) -> None:
         """Gives the lease back, so that another host need not wait until it looks dead."""
         if self._lease is not None:
-            self._lease.release(self._engine)
+            with self._one_at_a_time():
+                self._lease.release(self._engine)
             self._lease = None
+        if self._holder is not None:
+            lease_file.withdraw(self._location.folder)
+            self._holder = None
 
     def beat(self) -> None:
         """Shows that the holder of the lease lives. Raises FencedError if it is another."""
-        with self.write() as session:
-            if self._lease is not None:
-                self._lease.beat(session)
+        if self._holder is not None:
+            self._holder = self._holder.show(self._location.folder)
+        with self.write():
+            pass
+        self._publish()
 
     def close(self) -> None:
         """Closes all connections."""
@@ -82,6 +130,11 @@ class Store:
         """The fencing epoch of the lease held; 0 without one."""
         return self._lease.epoch if self._lease is not None else 0
 
+    @property
+    def location(self) -> Location:
+        """Where it is."""
+        return self._location
+
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One durable transaction that asserts the lease.
@@ -91,36 +144,106 @@ class Store:
             StoreError: the database refused (disk full, read-only …); nothing of it was written.
         """
         try:
-            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            with (
+                self._one_at_a_time(),
+                Session(self._engine, expire_on_commit=False) as session,
+                session.begin(),
+            ):
                 if self._lease is not None:
                     self._lease.assert_held(session)
                 yield session
+                if self._lease is not None:
+                    self._lease.beat(session)
         except (OperationalError, DatabaseError) as error:
             raise StoreError(
-                f"the store could not be written: {error.orig}; nothing of this step was kept"
+                f"the store could not be written: {_cause(error)}; nothing of this step was kept"
             ) from error
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session for reading."""
-        with Session(self._engine) as session:
-            yield session
-
-    def _check_schema(self, folder: Path) -> None:
+        """A session for reading. Raises StoreError if the database cannot be reached."""
         try:
+            with self._one_at_a_time(), Session(self._engine) as session:
+                yield session
+        except OperationalError as error:
+            raise StoreError(f"the store {self._location} could not be read: {_cause(error)}") from error
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._alone is not None:
+                stack.enter_context(self._alone)
+            yield
+
+    def _publish(self) -> None:
+        """A copy for readers, where they cannot open the store itself."""
+        now = time.monotonic()
+        if self._alone is None or self._location.url is not None or now < self._snapshot_due:
+            return
+        self.snapshot(self._location.folder / SNAPSHOT_FILE)
+        took = time.monotonic() - now
+        self._snapshot_due = time.monotonic() + max(SNAPSHOT_SECONDS, took / SNAPSHOT_SHARE)
+
+    def snapshot(self, path: Path) -> None:
+        """Copies an SQLite store as of one moment, by the backup interface; whole or not at all."""
+        import sqlite3
+
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with self._one_at_a_time(), self._engine.connect() as connection:
+            copy = sqlite3.connect(part)
+            try:
+                source: Any = connection.connection.dbapi_connection
+                connection.rollback()  # a backup within a write transaction would wait for itself
+                source.backup(copy)
+            finally:
+                copy.close()
+        os.replace(part, path)
+
+    def _check_schema(self) -> None:
+        where = self._location
+        with _opening(where):
             known = inspect(self._engine).has_table(Campaign.__tablename__)
-        except DatabaseError as error:
-            raise InputError(f"{folder / STORE_FILE} is not a store of hpcal: {error.orig}") from error
         if not known:
-            raise InputError(f"{folder / STORE_FILE} is not a store of hpcal: it has no campaign")
+            raise InputError(f"{where} is not a store of hpcal: it has no campaign")
         with self.session() as session:
             version = session.scalar(select(Campaign.schema_version))
-        if version is not None and version != SCHEMA_VERSION:
-            newer = version > SCHEMA_VERSION
-            advice = "use a newer hpcal" if newer else "it was made by an older hpcal; use that one"
-            raise InputError(
-                f"{folder / STORE_FILE} has schema {version}, this hpcal knows {SCHEMA_VERSION}: {advice}"
-            )
+        if version is None or version == SCHEMA_VERSION:
+            return
+        advice = (
+            "it was made by a newer hpcal: use that one"
+            if version > SCHEMA_VERSION
+            else f"it was made by an older hpcal: bring it up to date with `hpcal migrate {where.folder}`, "
+            "which keeps a copy"
+        )
+        raise InputError(f"{where} has schema {version}, this hpcal knows {SCHEMA_VERSION}: {advice}")
+
+
+@contextmanager
+def _opening(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, DatabaseError) as error:
+        what = "cannot be reached" if location.url is not None else "is not a store of hpcal"
+        raise InputError(f"{location} {what}: {_cause(error)}") from error
+
+
+def _published(location: Location) -> Path | None:
+    """The snapshot to read in place of a store that a live controller has to itself, or None."""
+    holder = HolderRecord.read(location.folder) if location.shared else None
+    if holder is None or holder.known_dead:
+        return None
+    snapshot = location.folder / SNAPSHOT_FILE
+    if not snapshot.is_file():
+        raise InputError(
+            f"{location} is on a network file system, where process {holder.pid} on {holder.host} has it to "
+            "itself, and no snapshot is there yet: try again in a minute, or look at `hpcal status`"
+        )
+    return snapshot
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def add_event(session: Session, epoch: int, kind: str, message: str, **data: Any) -> None:
@@ -132,33 +255,3 @@ def add_event(session: Session, epoch: int, kind: str, message: str, **data: Any
             structure_id=structure_id, task_id=task_id,
         )
     )  # fmt: skip
-
-
-def _existing(folder: Path) -> Path:
-    path = folder / STORE_FILE
-    if not path.is_file():
-        raise InputError(f"no campaign in {folder}: {path} does not exist")
-    return path
-
-
-def _engine(path: Path, *, readonly: bool = False) -> Engine:
-    query = "?mode=ro&uri=true" if readonly else "?uri=true"
-    engine = create_engine(f"sqlite:///file:{path}{query}", connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        # SQLAlchemy begins transactions itself, so that BEGIN IMMEDIATE can take the write lock at once.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        if not readonly:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute("PRAGMA synchronous = FULL")
-            cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA cache_size = -65536")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.execute(text("BEGIN" if readonly else "BEGIN IMMEDIATE"))
-
-    return engine

@@ -34,6 +34,9 @@ from hpcal.store.transitions import EnsembleState, StructureState, TaskState
 Counts = dict[tuple[Any, ...], int]
 """Number of rows for each combination of the grouped columns; words as plain strings."""
 
+OWN: Final = tuple(split for split in Split if split is not Split.REFERENCE)
+"""Splits of the campaign's own structures."""
+
 ERROR_LENGTH: Final = 400
 """Characters of an error that are read for grouping failures by cause."""
 
@@ -191,13 +194,22 @@ def label_counts(session: Session) -> tuple[Counts, int]:
 
 
 def label_origins(session: Session) -> Counts:
-    """Accepted labels by (generation of the structure, origin)."""
-    return _counts(
+    """Accepted labels by (generation of the structure, origin); those taken back are looked up singly."""
+    counts = _counts(
         session,
+        select(StructureRow.generation, StructureRow.origin, func.count()).where(
+            StructureRow.split.in_(OWN), StructureRow.state == StructureState.LABELLED
+        ),
+    )
+    taken_back = session.execute(
         select(StructureRow.generation, StructureRow.origin, func.count())
         .join(LabelRow, LabelRow.structure_id == StructureRow.id)
-        .where(LabelRow.seq.is_not(None), LabelRow.retracted.is_(None)),
+        .where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
+        .group_by(StructureRow.generation, StructureRow.origin)
     )
+    for generation, origin, n in taken_back:
+        counts[generation, origin] -= n
+    return {key: n for key, n in counts.items() if n}
 
 
 def selection_counts(session: Session) -> Counts:

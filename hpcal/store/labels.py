@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,50 +13,70 @@ from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
-from hpcal.store.queries import LEARNING, last_commit
+from hpcal.store.queries import LEARNING, last_commit, last_of_split
 from hpcal.store.rows import label_of, label_row, level_of, structure_of
+from hpcal.store.structures import chunks
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRow, StructureRow
 
 
-def add_label(
-    session: Session,
-    structure: StructureRow,
-    label: Label,
-    *,
-    level_id: int,
-    attempt_id: int | None,
-    counted: bool = True,
-) -> bool:
-    """An accepted label; False if the structure already has one at this level (the first one wins).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewLabel:
+    """A label on its way into the store.
+
+    Attributes:
+        structure_id: the structure it belongs to.
+        split: the split of that structure.
+        attempt_id: the attempt that computed it, or None for one that was given.
+    """
+
+    structure_id: int
+    split: Split
+    label: Label
+    attempt_id: int | None = None
+
+
+def add_labels(
+    session: Session, new: Sequence[NewLabel], *, level_id: int, counted: bool = True
+) -> list[bool]:
+    """Adds accepted labels; False for a structure that already has one at this level (the first wins).
 
     Args:
-        counted: give it a commit number; labels of the fixed reference set have none.
+        counted: give them commit numbers; labels of the fixed reference set have none.
     """
-    if has_label(session, structure.id, level_id):
-        return False
-    seq = last_commit(session) + 1 if counted else None
-    session.add(
-        label_row(
-            label,
-            structure_id=structure.id,
-            split=structure.split,
+    taken = set(attempts_of(session, [n.structure_id for n in new], level_id))
+    seq = last_commit(session)
+    within = {split: last_of_split(session, split) for split in {n.split for n in new}} if counted else {}
+    accepted: list[bool] = []
+    rows: list[LabelRow] = []
+    for item in new:
+        accepted.append(item.structure_id not in taken)
+        if not accepted[-1]:
+            continue
+        taken.add(item.structure_id)
+        row = label_row(
+            item.label,
+            structure_id=item.structure_id,
+            split=item.split,
             level_id=level_id,
-            seq=seq,
-            attempt_id=attempt_id,
+            seq=None,
+            attempt_id=item.attempt_id,
         )
-    )
+        if counted:
+            seq += 1
+            within[item.split] += 1
+            row.seq, row.split_seq = seq, within[item.split]
+        rows.append(row)
+    session.add_all(rows)
     session.flush()
-    return True
+    return accepted
 
 
-def has_label(session: Session, structure_id: int, level_id: int) -> bool:
-    """Whether a structure has a label at a level."""
-    found = session.scalar(
-        select(LabelRow.id).where(
-            LabelRow.structure_id == structure_id, LabelRow.level_of_theory_id == level_id
-        )
-    )
-    return found is not None
+def add_label(
+    session: Session, structure: StructureRow, label: Label, *, level_id: int, counted: bool = True
+) -> bool:
+    """Adds a label that was given with its structure; see :func:`add_labels`."""
+    new = NewLabel(structure_id=structure.id, split=structure.split, label=label)
+    return add_labels(session, [new], level_id=level_id, counted=counted)[0]
 
 
 def add_rejection(
@@ -139,10 +160,19 @@ def shards(session: Session, level_id: int) -> list[ShardRow]:
     return list(session.scalars(query))
 
 
+def attempts_of(session: Session, ids: Sequence[int], level_id: int) -> dict[int, int | None]:
+    """The attempt that labelled each of some structures, for those that have a label at a level."""
+    return {
+        structure_id: attempt_id
+        for part in chunks(ids)
+        for structure_id, attempt_id in session.execute(
+            select(LabelRow.structure_id, LabelRow.attempt_id).where(
+                LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
+            )
+        )
+    }
+
+
 def attempt_of(session: Session, structure_id: int, level_id: int) -> int | None:
     """The attempt that labelled a structure."""
-    return session.scalar(
-        select(LabelRow.attempt_id).where(
-            LabelRow.structure_id == structure_id, LabelRow.level_of_theory_id == level_id
-        )
-    )
+    return attempts_of(session, [structure_id], level_id).get(structure_id)

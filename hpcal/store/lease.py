@@ -39,7 +39,7 @@ class Lease:
         """
         with Session(engine) as session:
             seen = session.scalars(select(Campaign)).one()
-            epoch = seen.lease_epoch
+            epoch, counter = seen.lease_epoch, seen.lease_counter
             session.expunge(seen)
         # Outside the transaction: watching must not keep the holder from showing that it lives.
         if seen.lease_host is not None and _alive(engine, seen):
@@ -48,9 +48,10 @@ class Lease:
                 "stop that one with `hpcal stop`, or wait for it"
             )
         with Session(engine) as session, session.begin():
+            # The counter too: a holder that was in a long transaction has shown by now that it lives.
             taken = session.execute(
                 update(Campaign)
-                .where(Campaign.lease_epoch == epoch)
+                .where(Campaign.lease_epoch == epoch, Campaign.lease_counter == counter)
                 .values(
                     lease_epoch=epoch + 1,
                     lease_host=socket.gethostname(),
@@ -60,20 +61,28 @@ class Lease:
                 )
             )
             if _rows(taken) != 1:
-                raise CampaignHeld("another controller took this campaign a moment ago")
+                raise CampaignHeld("another controller took this campaign a moment ago, or its own one lives")
         return cls(epoch=epoch + 1)
 
     def assert_held(self, session: Session) -> None:
-        """Raises FencedError if the lease has gone to another controller."""
+        """Raises FencedError if the lease has gone to another controller.
+
+        From here to its commit the transaction keeps others from taking over: SQLite by its write
+        lock, PostgreSQL by the lock on this row.
+        """
         epoch, host, pid = session.execute(
-            select(Campaign.lease_epoch, Campaign.lease_host, Campaign.lease_pid)
+            select(Campaign.lease_epoch, Campaign.lease_host, Campaign.lease_pid).with_for_update()
         ).one()
         if epoch != self.epoch:
             raise FencedError(f"process {pid} on {host} has taken this campaign over; this controller ends")
 
     def beat(self, session: Session) -> None:
         """Shows that this controller lives."""
-        session.execute(update(Campaign).values(lease_counter=Campaign.lease_counter + 1))
+        session.execute(
+            update(Campaign)
+            .values(lease_counter=Campaign.lease_counter + 1)
+            .execution_options(synchronize_session=False)
+        )
 
     def release(self, engine: Engine) -> None:
         """Gives the lease back; a no-op if it has already gone to another."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import String, select, type_coerce
+from sqlalchemy import Double, String, case, cast, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hpcal.core.walker import Split
+from hpcal.store.queries import EVALUATION
 from hpcal.store.tables import AttemptRow, EnsembleRow, LabelRow, ScoreRow, StructureRow, TaskRow
 
 
@@ -68,6 +69,66 @@ class Evaluations:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class FamilyErrors:
+    """Errors of ensembles summed over the evaluated frames of one family; f families.
+
+    Attributes:
+        ensemble_id: (f,).
+        split: (f,) strings.
+        count: (f,) structures.
+        energies: (f,) structures with an energy error e_i.
+        energy_abs: (f,) Σ |e_i| / N_i, eV/atom.
+        energy_sq: (f,) Σ (e_i / N_i)², (eV/atom)².
+        atoms: (f,) Σ N_i over structures with forces.
+        force_abs: (f,) Σ N_i MAE_i, eV/Å.
+        force_sq: (f,) Σ N_i RMSE_i², (eV/Å)².
+    """
+
+    ensemble_id: IntArray
+    split: AnyArray
+    count: IntArray
+    energies: IntArray
+    energy_abs: FloatArray
+    energy_sq: FloatArray
+    atoms: FloatArray
+    force_abs: FloatArray
+    force_sq: FloatArray
+
+    def of(self, ensemble_id: int | None, *splits: Split) -> FamilyErrors:
+        """The families of one ensemble and the given splits."""
+        mask = (self.ensemble_id == ensemble_id) & np.isin(self.split, [str(s) for s in splits])
+        return FamilyErrors(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})
+
+    @classmethod
+    def summed(cls, found: Evaluations) -> FamilyErrors:
+        """The sums of single evaluations."""
+        groups: dict[tuple[int, str, int], list[int]] = {}
+        for i, key in enumerate(
+            zip(found.ensemble_id.tolist(), found.split.tolist(), found.family.tolist(), strict=True)
+        ):
+            groups.setdefault(key, []).append(i)
+        members = [np.array(rows) for rows in groups.values()]
+        per_atom = found.energy_error / found.n_atoms
+        forces = np.isfinite(found.force_rmse) & np.isfinite(found.force_mae)
+        atoms = np.where(forces, found.n_atoms, 0.0)
+
+        def total(values: FloatArray) -> FloatArray:
+            return np.array([np.nansum(values[rows]) for rows in members], dtype=np.float64)
+
+        return cls(
+            ensemble_id=np.array([key[0] for key in groups], dtype=np.int64),
+            split=np.array([key[1] for key in groups], dtype=str),
+            count=np.array([len(rows) for rows in members], dtype=np.int64),
+            energies=total(np.isfinite(per_atom).astype(np.float64)).astype(np.int64),
+            energy_abs=total(np.abs(per_atom)),
+            energy_sq=total(per_atom**2),
+            atoms=total(atoms),
+            force_abs=total(atoms * np.where(forces, found.force_mae, 0.0)),
+            force_sq=total(atoms * np.where(forces, found.force_rmse, 0.0) ** 2),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Attempts:
     """All attempts, in the order of their rows; n rows, times in seconds since the epoch.
 
@@ -98,6 +159,53 @@ class Attempts:
     def seconds(self) -> FloatArray:
         """(n,) wall time; 0 where start or end is unknown."""
         return np.nan_to_num(self.end - self.start, nan=0.0)
+
+
+def family_errors(
+    session: Session, splits: Sequence[Split], *, ensemble_id: int | None = None
+) -> FamilyErrors:
+    """Errors of every ensemble, or of one, summed by family; read from one index."""
+    n = cast(ScoreRow.n_atoms, Double)
+    per_atom = ScoreRow.energy_error / n
+    with_forces = case((ScoreRow.force_rmse.is_not(None), n))
+    taken_back = select(LabelRow.structure_id).where(LabelRow.retracted.is_not(None))
+    wanted = session.scalars(select(EnsembleRow.id)).all() if ensemble_id is None else [ensemble_id]
+    rows = session.execute(
+        select(
+            ScoreRow.ensemble_id,
+            type_coerce(ScoreRow.split, String),
+            func.count(),
+            func.count(ScoreRow.energy_error),
+            func.sum(func.abs(per_atom)),
+            func.sum(per_atom * per_atom),
+            func.sum(with_forces),
+            func.sum(n * ScoreRow.force_mae),
+            func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse),
+        )
+        .where(
+            ScoreRow.ensemble_id.in_(wanted),
+            EVALUATION,
+            ScoreRow.split.in_(list(splits)),
+            ScoreRow.structure_id.not_in(taken_back),
+        )
+        .group_by(ScoreRow.ensemble_id, ScoreRow.split, ScoreRow.family)
+        .order_by(ScoreRow.ensemble_id, ScoreRow.split, ScoreRow.family)
+    ).all()
+    ensemble, split, count, energies, *sums = _columns(rows, 9)
+    energy_abs, energy_sq, atoms, force_abs, force_sq = (
+        np.nan_to_num(np.array(column, dtype=np.float64)) for column in sums
+    )
+    return FamilyErrors(
+        ensemble_id=np.array(ensemble, dtype=np.int64),
+        split=np.array(split, dtype=str),
+        count=np.array(count, dtype=np.int64),
+        energies=np.array(energies, dtype=np.int64),
+        energy_abs=energy_abs,
+        energy_sq=energy_sq,
+        atoms=atoms,
+        force_abs=force_abs,
+        force_sq=force_sq,
+    )
 
 
 def evaluations(session: Session, splits: Sequence[Split], *, ensemble_id: int | None = None) -> Evaluations:

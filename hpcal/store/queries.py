@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from sqlalchemy import func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store import tables
@@ -29,8 +29,11 @@ BOOTSTRAP_ORIGINS = ("minimum", "saddle", "given", "bootstrap")
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
 UNFINISHED = text(f"structure.{tables.UNFINISHED}")
+START = text(f"structure.{tables.START}")
 ALIVE = text(f"walker.{tables.ALIVE}")
 OUTSTANDING = text(f"task.{tables.OUTSTANDING}")
+EVALUATION = text(f"score.{tables.EVALUATION}")
+OPEN = text(f"attempt.{tables.OPEN}")
 BROKEN = tuple(
     end for end in WalkerEnd if end not in (WalkerEnd.QUIET, WalkerEnd.FULL_TIME, WalkerEnd.CROSSED)
 )
@@ -79,8 +82,18 @@ def last_commit(session: Session) -> int:
 
 
 def labels_after(session: Session, seq: int, splits: Sequence[Split]) -> int:
-    """Accepted labels of the splits with a higher commit number."""
-    return session.scalar(select(func.count()).where(LabelRow.split.in_(splits), LabelRow.seq > seq)) or 0
+    """Accepted labels of the splits with a higher commit number; two looks into an index for each."""
+    return sum(
+        last_of_split(session, split) - (last_of_split(session, split, seq) if seq else 0) for split in splits
+    )
+
+
+def last_of_split(session: Session, split: Split, up_to: int | None = None) -> int:
+    """How many labels of a split were accepted, in all or up to a commit number."""
+    query = select(LabelRow.split_seq).where(LabelRow.split == split, LabelRow.seq.is_not(None))
+    if up_to is not None:
+        query = query.where(LabelRow.seq <= up_to)
+    return session.scalar(query.order_by(LabelRow.seq.desc()).limit(1)) or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +122,7 @@ def seconds_per_unit(session: Session, kinds: Sequence[str], last: int = 20) -> 
         rows = session.execute(
             select(TaskRow.seconds, TaskRow.units)
             .where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE)
-            .order_by(TaskRow.id.desc())
+            .order_by(TaskRow.epoch.desc(), TaskRow.id.desc())
             .limit(last)
         ).all()
         seconds, units = sum(r[0] or 0.0 for r in rows), sum(r[1] for r in rows)
@@ -170,11 +183,13 @@ def alive_walkers(session: Session, entry: int, splits: Sequence[Split]) -> int:
 
 def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]:
     """How the walkers that ended last under an epoch ended."""
+    first = session.scalar(select(func.min(AttemptRow.id)).where(AttemptRow.epoch == epoch))
+    if first is None:
+        return []
     rows = session.scalars(
         select(SegmentRow.end_reason)
-        .join(AttemptRow, AttemptRow.id == SegmentRow.attempt_id)
-        .where(SegmentRow.end_reason.is_not(None), AttemptRow.epoch == epoch)
-        .order_by(SegmentRow.id.desc())
+        .where(SegmentRow.end_reason.is_not(None), SegmentRow.attempt_id >= first)
+        .order_by(SegmentRow.attempt_id.desc(), SegmentRow.id.desc())
         .limit(last)
     )
     return list(rows)
@@ -183,7 +198,7 @@ def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]
 def unevaluated(session: Session, ensemble_id: int, splits: Sequence[Split], limit: int) -> tuple[int, ...]:
     """Labelled structures of the splits that an ensemble was not evaluated on."""
     seen = select(ScoreRow.structure_id).where(
-        ScoreRow.ensemble_id == ensemble_id, ScoreRow.purpose == "evaluate"
+        ScoreRow.ensemble_id == ensemble_id, EVALUATION, ScoreRow.split.in_(splits)
     )
     rows = session.scalars(
         select(LabelRow.structure_id)
@@ -204,33 +219,32 @@ class Errors:
 
 
 def errors(
-    session: Session, ensemble_id: int, splits: Sequence[Split], among: Sequence[int] | None = None
+    session: Session, ensemble_id: int, splits: Sequence[Split], *, like: int | None = None
 ) -> Errors | None:
     """RMSE of energy (eV/atom) and force (eV/Å, all components) of an ensemble, or None without any.
 
     Args:
-        among: restricts to these structures.
+        like: only structures that this other ensemble was evaluated on too.
     """
-    n = StructureRow.n_atoms
-    query = (
-        select(
-            func.count(),
-            func.avg((ScoreRow.energy_error / n) * (ScoreRow.energy_error / n)),
-            func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse) / func.sum(n),
-        )
-        .join(StructureRow, StructureRow.id == ScoreRow.structure_id)
-        .where(
-            ScoreRow.ensemble_id == ensemble_id,
-            ScoreRow.purpose == "evaluate",
-            StructureRow.split.in_(splits),
-        )
-    )
-    if among is not None:
-        query = query.where(ScoreRow.structure_id.in_(among))
+    n = ScoreRow.n_atoms
+    query = select(
+        func.count(),
+        func.avg((ScoreRow.energy_error / n) * (ScoreRow.energy_error / n)),
+        func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse) / func.sum(n),
+    ).where(ScoreRow.ensemble_id == ensemble_id, EVALUATION, ScoreRow.split.in_(splits))
+    if like is not None:
+        query = query.where(ScoreRow.structure_id.in_(_evaluated_by(like, splits)))
     number, energy, force = session.execute(query).one()
     if not number or energy is None or force is None:
         return None
     return Errors(count=number, energy_rmse=energy**0.5, force_rmse=force**0.5)
+
+
+def _evaluated_by(ensemble_id: int, splits: Sequence[Split]) -> Select[int]:
+    other = aliased(ScoreRow, name="other")
+    return select(other.structure_id).where(
+        other.ensemble_id == ensemble_id, text(f"other.{tables.EVALUATION}"), other.split.in_(splits)
+    )
 
 
 def evaluated(session: Session, ensemble_id: int, splits: Sequence[Split]) -> list[ScoreRow]:
@@ -238,12 +252,7 @@ def evaluated(session: Session, ensemble_id: int, splits: Sequence[Split]) -> li
     return list(
         session.scalars(
             select(ScoreRow)
-            .join(StructureRow, StructureRow.id == ScoreRow.structure_id)
-            .where(
-                ScoreRow.ensemble_id == ensemble_id,
-                ScoreRow.purpose == "evaluate",
-                StructureRow.split.in_(splits),
-            )
+            .where(ScoreRow.ensemble_id == ensemble_id, EVALUATION, ScoreRow.split.in_(splits))
             .order_by(ScoreRow.structure_id)
         )
     )
@@ -264,23 +273,31 @@ def last_task_states(
     session: Session, kind: str, epoch: int, last: int
 ) -> list[tuple[TaskState, str | None]]:
     """State and error of the newest tasks of a kind that were finished under an epoch."""
-    tried = select(AttemptRow.id).where(AttemptRow.task_id == TaskRow.id, AttemptRow.epoch == epoch)
-    rows = session.execute(
-        select(TaskRow.state, TaskRow.error)
-        .where(TaskRow.kind == kind, TaskRow.state.in_((TaskState.DONE, TaskState.FAILED)), tried.exists())
-        .order_by(TaskRow.id.desc())
-        .limit(last)
-    )
-    return [(state, error) for state, error in rows]
+    found = [
+        (task_id, state, error)
+        for wanted in (TaskState.DONE, TaskState.FAILED)
+        for task_id, state, error in session.execute(
+            select(TaskRow.id, TaskRow.state, TaskRow.error)
+            .where(TaskRow.kind == kind, TaskRow.state == wanted, TaskRow.epoch == epoch)
+            .order_by(TaskRow.id.desc())
+            .limit(last)
+        )
+    ]
+    return [(state, error) for _, state, error in sorted(found, key=lambda row: -row[0])[:last]]
 
 
 def rejected_since_label(session: Session, epoch: int) -> tuple[int, str]:
     """How many structures an epoch turned away since the last label, and one of the reasons."""
-    last = session.scalar(select(func.max(LabelRow.attempt_id))) or 0
+    last = session.scalar(
+        select(LabelRow.attempt_id)
+        .where(LabelRow.seq.is_not(None), LabelRow.attempt_id.is_not(None))
+        .order_by(LabelRow.seq.desc())
+        .limit(1)
+    )
     found = session.execute(
         select(func.count(), func.max(RejectionRow.message))
         .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id)
-        .where(RejectionRow.attempt_id > last, AttemptRow.epoch == epoch)
+        .where(RejectionRow.attempt_id > (last or 0), AttemptRow.epoch == epoch)
     ).one()
     return int(found[0]), str(found[1] or "")
 

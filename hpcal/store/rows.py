@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from hpcal.core.arrays import FloatArray
+from hpcal.core.fingerprint import fingerprint
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split, Walker
@@ -62,8 +63,14 @@ def structure_row(
         multiplicity=structure.multiplicity,
         magnetic_moments=optional_blob(structure.magnetic_moments),
         created=time.time(),
+        fingerprint=fingerprint(structure),
         **columns,
     )
+
+
+def family(row: StructureRow) -> int:
+    """The walker that a structure comes from, or minus its id: frames of one family are alike."""
+    return -row.id if row.walker_id is None else row.walker_id
 
 
 def structure_of(row: StructureRow, positions: bytes | None = None) -> Structure:

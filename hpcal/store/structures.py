@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from hpcal.core.elements import atomic_number
 from hpcal.core.errors import StoreError, TransitionError
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Scores, Split
@@ -16,6 +19,9 @@ from hpcal.store import queries, transitions
 from hpcal.store.rows import structure_of, structure_row
 from hpcal.store.tables import ScoreRow, SelectionRow, StructureRow
 from hpcal.store.transitions import StructureState
+
+PORTION: Final = 5000
+"""Ids in one question; databases limit the number of values."""
 
 
 def add_structure(
@@ -34,18 +40,11 @@ def add_structure(
     return row
 
 
-def known_twin(session: Session, structure: Structure) -> int | None:
-    """The oldest structure of equal content that was not dropped, or None."""
-    return session.scalar(
-        select(StructureRow.id)
-        .where(
-            StructureRow.hash == structure.content_hash,
-            StructureRow.origin != "seed",
-            StructureRow.state != StructureState.DROPPED,
-        )
-        .order_by(StructureRow.id)
-        .limit(1)
-    )
+def chunks(ids: Iterable[int]) -> Iterator[list[int]]:
+    """Ids in portions that a database takes in one question."""
+    every = list(ids)
+    for start in range(0, len(every), PORTION):
+        yield every[start : start + PORTION]
 
 
 def move(
@@ -57,23 +56,67 @@ def move(
         TransitionError: one of them may not go there.
     """
     wanted = sorted(set(ids))
+    _check_move(session, wanted, new)
     values = {"state": new, **columns} | ({"reason": reason} if reason is not None else {})
-    changed: Any = session.execute(
-        update(StructureRow)
-        .where(StructureRow.id.in_(wanted), StructureRow.state.in_(transitions.sources(new)))
-        .values(**values)
-        .execution_options(synchronize_session="fetch")
+    for part in chunks(wanted):
+        session.execute(
+            update(StructureRow)
+            .where(StructureRow.id.in_(part))
+            .values(**values)
+            .execution_options(synchronize_session="fetch")
+        )
+
+
+def move_each(session: Session, changes: Mapping[int, Mapping[str, Any]], new: StructureState) -> None:
+    """Changes the state of structures, with further columns of their own; all of them or none.
+
+    Raises:
+        TransitionError: one of them may not go there.
+    """
+    if not changes:
+        return
+    _check_move(session, sorted(changes), new)
+    session.execute(
+        update(StructureRow), [{"id": i, "state": new, **columns} for i, columns in sorted(changes.items())]
     )
-    if changed.rowcount != len(wanted):
-        states = states_of(session, wanted)
-        bad = next((i for i in wanted if states.get(i) != new), wanted[0])
+
+
+def _check_move(session: Session, ids: Sequence[int], new: StructureState) -> None:
+    states = states_of(session, ids)
+    allowed = transitions.sources(new)
+    bad = next((i for i in ids if states.get(i) not in allowed), None)
+    if bad is not None:
         raise TransitionError(f"structure {bad} cannot go from {states.get(bad)} to {new}")
 
 
 def states_of(session: Session, ids: Sequence[int]) -> dict[int, StructureState]:
     """State of each structure."""
-    rows = session.execute(select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(ids)))
-    return {row.id: row.state for row in rows}
+    return {
+        row.id: row.state
+        for part in chunks(ids)
+        for row in session.execute(
+            select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(part))
+        )
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """State and split of a structure."""
+
+    state: StructureState
+    split: Split
+
+
+def standing(session: Session, ids: Sequence[int]) -> dict[int, Standing]:
+    """State and split of each structure."""
+    return {
+        row.id: Standing(state=row.state, split=row.split)
+        for part in chunks(ids)
+        for row in session.execute(
+            select(StructureRow.id, StructureRow.state, StructureRow.split).where(StructureRow.id.in_(part))
+        )
+    }
 
 
 def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Structure]]:
@@ -82,7 +125,7 @@ def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Struc
     Raises:
         StoreError: one of them is not there.
     """
-    rows = {row.id: row for row in session.scalars(select(StructureRow).where(StructureRow.id.in_(ids)))}
+    rows = rows_of(session, ids)
     missing = [i for i in ids if i not in rows]
     if missing:
         raise StoreError(f"structure {missing[0]} is not in the store")
@@ -91,12 +134,17 @@ def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Struc
 
 def rows_of(session: Session, ids: Sequence[int]) -> dict[int, StructureRow]:
     """Rows by id."""
-    return {row.id: row for row in session.scalars(select(StructureRow).where(StructureRow.id.in_(ids)))}
+    return {
+        row.id: row
+        for part in chunks(ids)
+        for row in session.scalars(select(StructureRow).where(StructureRow.id.in_(part)))
+    }
 
 
 def of_origin(session: Session, *origins: str) -> list[StructureRow]:
-    """All structures of some origins, oldest first."""
-    query = select(StructureRow).where(StructureRow.origin.in_(origins)).order_by(StructureRow.id)
+    """All structures of some origins that a campaign starts from (see ``tables.START``), oldest first."""
+    query = select(StructureRow).where(queries.START, StructureRow.origin.in_(origins))
+    query = query.order_by(StructureRow.id)
     return list(session.scalars(query))
 
 
@@ -110,6 +158,19 @@ def ids_in_states(session: Session, states: Sequence[StructureState]) -> list[in
     return list(session.scalars(query))
 
 
+def latest_values(session: Session, ids: Sequence[int]) -> dict[int, float]:
+    """The newest value of the trigger metric of each structure that has one."""
+    return {
+        structure_id: value
+        for part in chunks(ids)
+        for structure_id, value in session.execute(
+            select(ScoreRow.structure_id, ScoreRow.value)
+            .where(ScoreRow.structure_id.in_(part), ScoreRow.purpose.in_(("sample", "rescore")))
+            .order_by(ScoreRow.id)
+        )
+    }
+
+
 def add_score(
     session: Session,
     structure_id: int,
@@ -120,9 +181,9 @@ def add_score(
     metric: str,
     threshold: float | None,
     task_id: int | None,
-    **errors: float | None,
+    **columns: Any,
 ) -> None:
-    """A score, with errors where the structure has a label."""
+    """A score; further columns by name."""
     session.add(
         ScoreRow(
             structure_id=structure_id,
@@ -134,7 +195,7 @@ def add_score(
             threshold=threshold,
             energy_std=_number(scores.energy_std),
             force_std=_number(scores.force_std),
-            **errors,
+            **columns,
         )
     )
 
@@ -158,29 +219,38 @@ def add_decision(
     )
 
 
-def is_evaluated(session: Session, structure_id: int, ensemble_id: int) -> bool:
-    """Whether an ensemble was evaluated on a labelled structure."""
-    found = session.scalar(
-        select(ScoreRow.id)
-        .where(
-            ScoreRow.structure_id == structure_id,
-            ScoreRow.ensemble_id == ensemble_id,
-            ScoreRow.purpose == "evaluate",
+def evaluated_among(session: Session, ensemble_id: int, ids: Sequence[int]) -> set[int]:
+    """Those of some structures that an ensemble was evaluated on."""
+    return {
+        found
+        for part in chunks(ids)
+        for found in session.scalars(
+            select(ScoreRow.structure_id).where(
+                ScoreRow.structure_id.in_(part),
+                ScoreRow.ensemble_id == ensemble_id,
+                ScoreRow.purpose == "evaluate",
+            )
         )
-        .limit(1)
-    )
-    return found is not None
+    }
 
 
-def change(session: Session, structure_id: int, **columns: Any) -> None:
-    """Changes columns of a structure other than its state."""
-    session.execute(update(StructureRow).where(StructureRow.id == structure_id).values(**columns))
+def change(session: Session, ids: Sequence[int], **columns: Any) -> None:
+    """Changes columns of structures other than their state."""
+    for part in chunks(ids):
+        session.execute(update(StructureRow).where(StructureRow.id.in_(part)).values(**columns))
+
+
+def add_failure(session: Session, structure_id: int) -> int:
+    """Counts one more failure of a structure; returns how many there are."""
+    row = session.get_one(StructureRow, structure_id)
+    row.failures += 1
+    return row.failures
 
 
 def elements(session: Session) -> tuple[int, ...]:
     """Atomic numbers of all structures, ascending."""
-    found = session.execute(select(StructureRow.numbers).group_by(StructureRow.formula))
-    return tuple(sorted({int(z) for (numbers,) in found for z in numbers}))
+    formulas = session.scalars(select(StructureRow.formula).distinct())
+    return tuple(sorted({atomic_number(part) for f in formulas for part in re.findall("[A-Z][a-z]*", f)}))
 
 
 def _number(value: float) -> float | None:

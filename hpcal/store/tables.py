@@ -17,7 +17,7 @@ from hpcal.core.errors import FailureClass
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.transitions import CampaignState, EnsembleState, StructureState, TaskState, WalkerState
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 def _words(kind: type[enum.StrEnum]) -> Enum:
@@ -39,8 +39,13 @@ WORDS: Final = (
 
 
 UNFINISHED: Final = "state IN ('candidate', 'waiting', 'claimed')"
+START: Final = "origin IN ('seed', 'minimum', 'saddle', 'given')"
 ALIVE: Final = "state IN ('idle', 'claimed')"
 OUTSTANDING: Final = "state IN ('queued', 'dispatched', 'lost')"
+EVALUATION: Final = "purpose = 'evaluate'"
+DROPPED: Final = "decision = 'dropped'"
+RETRACTED: Final = "retracted IS NOT NULL"
+OPEN: Final = "state = 'dispatched'"
 """Conditions of the partial indexes. SQLite uses such an index only for a query that holds its
 condition word for word, so that queries repeat it (with the table's name before it)."""
 
@@ -128,9 +133,12 @@ class StructureRow(Base):
     priority: Mapped[float] = mapped_column(default=0.0)
     failures: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None]
+    fingerprint: Mapped[float | None]
+    twin_id: Mapped[int | None] = mapped_column(ForeignKey("structure.id"))
 
     __table_args__ = (
         Index("ix_structure_hash", "hash"),
+        Index("ix_structure_formula_fingerprint", "formula", "fingerprint"),
         Index("ix_structure_walker_id", "walker_id"),
         # The planner's queues: only rows that something still happens to, however long the history.
         Index(
@@ -139,7 +147,13 @@ class StructureRow(Base):
             sqlite_where=text(UNFINISHED),
             postgresql_where=text(UNFINISHED),
         ),
-        Index("ix_structure_split", "split", "state"),
+        Index(
+            "ix_structure_start",
+            "origin", "id",
+            sqlite_where=text(START),
+            postgresql_where=text(START),
+        ),
+        Index("ix_structure_split", "split", "state", "origin", "generation"),
     )  # fmt: skip
 
 
@@ -171,11 +185,11 @@ class WalkerRow(Base):
     __table_args__ = (
         Index(
             "ix_walker_alive",
-            "entry", "state", "id",
+            "entry", "state", "id", "split",
             sqlite_where=text(ALIVE),
             postgresql_where=text(ALIVE),
         ),
-        Index("ix_walker_generation", "generation", "state", "end_reason"),
+        Index("ix_walker_generation", "generation", "state", "end_reason", "split"),
     )  # fmt: skip
 
 
@@ -185,7 +199,7 @@ class SegmentRow(Base):
     __tablename__ = "segment"
     id: Mapped[int] = mapped_column(primary_key=True)
     walker_id: Mapped[int] = mapped_column(ForeignKey("walker.id"), index=True)
-    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempt.id"))
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempt.id"), index=True)
     ensemble_id: Mapped[int] = mapped_column(ForeignKey("ensemble.id"))
     start_step: Mapped[int]
     end_step: Mapped[int]
@@ -209,7 +223,11 @@ class ArtifactRow(Base):
 
 
 class ScoreRow(Base):
-    """The uncertainty of one structure under one ensemble; with errors where there is a label."""
+    """The uncertainty of one structure under one ensemble; with errors where there is a label.
+
+    Split, family (the walker it comes from, or minus the structure's id) and number of atoms of an
+    evaluated structure never change and are repeated here, so that errors are summed from one index.
+    """
 
     __tablename__ = "score"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -227,11 +245,21 @@ class ScoreRow(Base):
     committee_error: Mapped[float | None]
     force_mae: Mapped[float | None]
     force_rmse: Mapped[float | None]
+    split: Mapped[Split | None]
+    family: Mapped[int | None]
+    n_atoms: Mapped[int | None]
 
     __table_args__ = (
         Index("ix_score_structure_id_ensemble_id", "structure_id", "ensemble_id"),
-        Index("ix_score_ensemble_id_purpose", "ensemble_id", "purpose"),
-    )
+        # Errors of an ensemble over its evaluations, read from the index alone.
+        Index(
+            "ix_score_evaluation",
+            "ensemble_id", "split", "structure_id", "family", "n_atoms",
+            "energy_error", "force_mae", "force_rmse",
+            sqlite_where=text(EVALUATION),
+            postgresql_where=text(EVALUATION),
+        ),
+    )  # fmt: skip
 
 
 class SelectionRow(Base):
@@ -251,6 +279,15 @@ class SelectionRow(Base):
     competitors: Mapped[int | None]
     reason: Mapped[str]
 
+    __table_args__ = (
+        Index(
+            "ix_selection_dropped",
+            "rule", "ensemble_id", "structure_id",
+            sqlite_where=text(DROPPED),
+            postgresql_where=text(DROPPED),
+        ),
+    )  # fmt: skip
+
 
 class TaskRow(Base):
     """A piece of work with frozen inputs."""
@@ -263,11 +300,13 @@ class TaskRow(Base):
     priority: Mapped[int] = mapped_column(default=0)
     inputs: Mapped[dict[str, Any]]
     units: Mapped[int]
+    size: Mapped[int] = mapped_column(default=0)
     created: Mapped[float]
     finished: Mapped[float | None]
     seconds: Mapped[float | None]
     failures: Mapped[int] = mapped_column(default=0)
     losses: Mapped[int] = mapped_column(default=0)
+    epoch: Mapped[int | None]
     failure_class: Mapped[FailureClass | None]
     error: Mapped[str | None]
 
@@ -278,7 +317,7 @@ class TaskRow(Base):
             sqlite_where=text(OUTSTANDING),
             postgresql_where=text(OUTSTANDING),
         ),
-        Index("ix_task_kind", "kind", "state", "id"),
+        Index("ix_task_kind", "kind", "state", "epoch", "id"),
     )  # fmt: skip
 
 
@@ -303,15 +342,24 @@ class AttemptRow(Base):
     log: Mapped[str | None]
     spool: Mapped[str | None]
 
-    __table_args__ = (UniqueConstraint("task_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("task_id", "number"),
+        Index("ix_attempt_epoch", "epoch", "id"),
+        Index("ix_attempt_open", "id", sqlite_where=text(OPEN), postgresql_where=text(OPEN)),
+    )
 
 
 class LabelRow(Base):
-    """An accepted label. ``seq`` is the commit number that data sets are cut by."""
+    """An accepted label.
+
+    ``seq`` is the commit number that data sets are cut by, ``split_seq`` the same within its split:
+    counting labels is looking at the last one.
+    """
 
     __tablename__ = "label"
     id: Mapped[int] = mapped_column(primary_key=True)
     seq: Mapped[int | None] = mapped_column(unique=True)
+    split_seq: Mapped[int | None]
     structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"))
     level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
     attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
@@ -330,7 +378,8 @@ class LabelRow(Base):
 
     __table_args__ = (
         UniqueConstraint("structure_id", "level_of_theory_id"),
-        Index("ix_label_split_seq", "split", "seq"),
+        Index("ix_label_split_seq", "split", "seq", "split_seq", "structure_id"),
+        Index("ix_label_retracted", "seq", sqlite_where=text(RETRACTED), postgresql_where=text(RETRACTED)),
     )
 
 
@@ -341,7 +390,7 @@ class RejectionRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"), index=True)
     level_of_theory_id: Mapped[int] = mapped_column(ForeignKey("level_of_theory.id"))
-    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"), index=True)
     failure_class: Mapped[FailureClass]
     code: Mapped[str]
     message: Mapped[str]

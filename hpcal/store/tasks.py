@@ -58,17 +58,17 @@ def end_attempt(attempt: AttemptRow, state: TaskState, reason: str, **columns: A
         setattr(attempt, name, value)
 
 
-def finish(task: TaskRow, seconds: float | None) -> None:
-    """The task is done."""
+def finish(task: TaskRow, seconds: float | None, *, epoch: int) -> None:
+    """The task is done, as the controller of an epoch says."""
     _move(task, TaskState.DONE)
-    task.finished = time.time()
+    task.finished, task.epoch = time.time(), epoch
     task.seconds = seconds
 
 
-def fail(task: TaskRow, failure_class: FailureClass, error: str) -> None:
-    """The task has failed for good."""
+def fail(task: TaskRow, failure_class: FailureClass, error: str, *, epoch: int) -> None:
+    """The task has failed for good, as the controller of an epoch says."""
     _move(task, TaskState.FAILED)
-    task.finished = time.time()
+    task.finished, task.epoch = time.time(), epoch
     task.failure_class = failure_class
     task.error = error
 
@@ -96,13 +96,13 @@ def attempt_and_task(session: Session, attempt_id: int) -> tuple[AttemptRow, Tas
 
 def unfinished(session: Session, *states: TaskState) -> list[TaskRow]:
     """Unfinished tasks in the states (or all of them), in the order of their making."""
-    query = select(TaskRow).where(TaskRow.state.in_(states or OUTSTANDING)).order_by(TaskRow.id)
-    return list(session.scalars(query))
+    query = select(TaskRow).where(queries.OUTSTANDING, TaskRow.state.in_(states or OUTSTANDING))
+    return list(session.scalars(query.order_by(TaskRow.id)))
 
 
 def open_attempts(session: Session) -> list[AttemptRow]:
     """Attempts that have not ended as far as the store knows."""
-    query = select(AttemptRow).where(AttemptRow.state == TaskState.DISPATCHED).order_by(AttemptRow.id)
+    query = select(AttemptRow).where(queries.OPEN).order_by(AttemptRow.id)
     return list(session.scalars(query))
 
 

@@ -90,11 +90,12 @@ WALKER: Final[Table] = {
 
 ENSEMBLE: Final[Table] = {
     E.TRAINING: frozenset({E.TRAINED, E.FAILED}),
-    E.TRAINED: frozenset({E.PROMOTED, E.REFUSED}),
-    E.PROMOTED: frozenset(),
-    E.REFUSED: frozenset(),
+    E.TRAINED: frozenset({E.PROMOTED, E.REFUSED, E.FAILED}),
+    E.PROMOTED: frozenset({E.FAILED}),
+    E.REFUSED: frozenset({E.FAILED}),
     E.FAILED: frozenset(),
 }
+"""An ensemble; ``failed`` after its training also where damaged files could not be made again."""
 
 CAMPAIGN: Final[Table] = {
     C.RUNNING: frozenset({C.STOPPED, C.FINISHED, C.FAILED}),

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcal.core.dataset import Dataset
+from hpcal.core.dataset import OPTIONAL_PER_ATOM, OPTIONAL_PER_STRUCTURE, Dataset
 from hpcal.core.errors import FormatError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
@@ -26,6 +26,7 @@ OTHER = LevelOfTheory(code="pyscf", version="2.14", method="wb97x")
 
 
 def random_dataset(n: int, seed: int = 0, level: LevelOfTheory | None = LEVEL) -> Dataset:
+    """Structures and labels of all kinds, and what a store knows of them."""
     rng = np.random.default_rng(seed)
     structures, labels = [], []
     for i in range(n):
@@ -39,19 +40,41 @@ def random_dataset(n: int, seed: int = 0, level: LevelOfTheory | None = LEVEL) -
                 pbc=(cell is not None, False, cell is not None),
                 charge=int(rng.integers(-2, 3)),
                 multiplicity=int(rng.integers(1, 4)),
+                magnetic_moments=rng.normal(size=size) if i % 3 == 1 else None,
             )
         )
-        forces = rng.normal(size=(size, 3)) if i % 4 else None
-        labels.append(Label(energy=rng.normal() * 1e4, forces=forces, level=level or OTHER))
+        labels.append(
+            Label(
+                energy=rng.normal() * 1e4,
+                forces=rng.normal(size=(size, 3)) if i % 4 else None,
+                stress=rng.normal(size=(3, 3)) if i % 3 == 0 else None,
+                dipole=rng.normal(size=3) if i % 3 else None,
+                dipole_origin=rng.normal(size=3) if i % 3 else None,
+                charges=rng.normal(size=size) if i % 2 else None,
+                charge_scheme="mulliken" if i % 2 else None,
+                level=level or OTHER,
+            )
+        )
     splits = [tuple(Split)[i % len(Split)] for i in range(n)]
     dataset = Dataset.of(structures, labels, ids=[7 * i for i in range(n)], splits=splits)
-    return replace(dataset, level=level)
+    return replace(
+        dataset,
+        level=level,
+        origins=np.array([("sample", "bootstrap", "audit")[i % 3] for i in range(n)]),
+        generations=np.arange(n),
+        uncertainties=np.where(np.arange(n) % 2, np.arange(n) / 7, np.nan),
+    )
+
+
+def bare(dataset: Dataset) -> Dataset:
+    """The data set without what it may lack."""
+    return replace(dataset, **dict.fromkeys((*OPTIONAL_PER_STRUCTURE, *OPTIONAL_PER_ATOM)))
 
 
 def assert_equal(found: Dataset, expected: Dataset) -> None:
     for field in fields(Dataset):
         a, b = getattr(found, field.name), getattr(expected, field.name)
-        if field.name == "level":
+        if field.name == "level" or b is None:
             assert a == b
         else:
             assert a.dtype.kind == b.dtype.kind
@@ -67,6 +90,52 @@ def test_a_shard_comes_back(tmp_path: Path, level: LevelOfTheory | None) -> None
     assert_equal(read_shard(path), dataset)
     assert_equal(read_shard(path, digest), dataset)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_data_set_lacks_is_not_in_the_file(tmp_path: Path) -> None:
+    dataset = bare(random_dataset(7))
+    write_shard(tmp_path / "a.h5", dataset)
+    assert_equal(read_shard(tmp_path / "a.h5"), dataset)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert len(file) == 11
+
+
+def test_shards_of_version_1_are_read(tmp_path: Path) -> None:
+    dataset = bare(random_dataset(7))
+    write_shard(tmp_path / "old.h5", dataset)
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        file.attrs["version"] = 1
+    digest = hashlib.sha256((tmp_path / "old.h5").read_bytes()).hexdigest()
+    assert_equal(read_shard(tmp_path / "old.h5", digest), dataset)
+    new = random_dataset(5, seed=1)
+    shards = [(tmp_path / "old.h5", digest), (tmp_path / "new.h5", write_shard(tmp_path / "new.h5", new))]
+    joined = read_snapshot(shards)
+    assert joined.structures() == dataset.structures() + new.structures()
+    assert joined.hashes.tolist() == [""] * 7 + new.hashes.tolist()
+    assert joined.origins.tolist() == [""] * 7 + new.origins.tolist()
+    assert joined.generations.tolist() == [-1] * 7 + new.generations.tolist()
+    assert np.isnan(joined.stresses[:7]).all()
+    assert np.isnan(joined.atomic_charges[: dataset.offsets[-1]]).all()
+    np.testing.assert_array_equal(joined.stresses[7:], new.stresses)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    write_shard(tmp_path / "a.h5", random_dataset(3))
+    before = (tmp_path / "a.h5").read_bytes()
+    code = (
+        "import resource, signal, sys; sys.path[:0] = [sys.argv[2]]; from pathlib import Path; import test_hdf5 as t\n"
+        "dataset = t.random_dataset(3000)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "try:\n    t.write_shard(Path(sys.argv[1]), dataset)\n"
+        "except OSError as error:\n    print('refused')\n"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "a.h5"), str(Path(__file__).parent)]
+    output = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "refused"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
+    assert (tmp_path / "a.h5").read_bytes() == before
 
 
 def test_equal_data_have_one_hash_in_any_process_at_any_time(tmp_path: Path) -> None:
@@ -97,6 +166,10 @@ def test_each_array_states_its_unit_and_level(tmp_path: Path) -> None:
     assert units["energies"] == "eV"
     assert units["forces"] == "eV/Å"
     assert units["charges"] == "e"
+    assert units["stresses"] == "eV/Å^3"
+    assert units["dipoles"] == "e Å"
+    assert units["atomic_charges"] == "e"
+    assert {"hashes", "splits", "uncertainties"} <= units.keys()
 
 
 def test_a_changed_byte_is_refused_by_the_hash(tmp_path: Path) -> None:
@@ -143,6 +216,9 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "forces": np.zeros((atoms, 2)),
         "cells": np.zeros((4, 3, 3), dtype="f4"),
         "splits": np.full(4, 200, dtype="u1"),
+        "hashes": np.zeros((4, 31), dtype="u1"),
+        "stresses": np.zeros((3, 3, 3)),
+        "atomic_charges": np.zeros(atoms + 1),
     }
     for name, array in broken.items():
         write_shard(path, dataset)
@@ -213,6 +289,12 @@ def test_labels_of_a_shard(tmp_path: Path) -> None:
     assert [label.energy for _, label in pairs] == dataset.energies.tolist()
     assert pairs[0][1].forces is None
     np.testing.assert_array_equal(pairs[1][1].forces, dataset.forces_of(1))
+    for i, (_, label) in enumerate(pairs):
+        ours = dataset.label(i)
+        for name in ("stress", "dipole", "dipole_origin", "charges"):
+            np.testing.assert_array_equal(getattr(label, name), getattr(ours, name))
+    assert pairs[0][1].stress is not None
+    assert pairs[1][1].charge_scheme == "mulliken"
     assert pairs[0][1].level == LEVEL
     with pytest.raises(FormatError, match="level of theory is GFN2-xTB"):
         read_labelled_hdf5(tmp_path / "a.h5", OTHER)
@@ -245,3 +327,18 @@ def test_a_hundred_thousand_structures_open_in_two_seconds(tmp_path: Path) -> No
     print(f"100,000 x 20 atoms: written in {written:.2f} s, opened with its hash in {seconds:.2f} s")
     assert len(found) == n
     assert seconds < 2
+
+
+def test_parts_of_a_data_set_keep_everything() -> None:
+    dataset = random_dataset(12)
+    index = [7, 0, 7, 11]
+    part = dataset.take(index)
+    assert part.structures() == [dataset.structure(i) for i in index]
+    for field in (*OPTIONAL_PER_STRUCTURE, "energies", "splits", "ids"):
+        np.testing.assert_array_equal(getattr(part, field), getattr(dataset, field)[index])
+    for new, old in enumerate(index):
+        for name in ("forces", "stress", "dipole", "charges"):
+            np.testing.assert_array_equal(getattr(part.label(new), name), getattr(dataset.label(old), name))
+    assert_equal(Dataset.concatenate([dataset.take(range(5)), dataset.take(range(5, 12))]), dataset)
+    assert len(dataset.take([])) == 0
+    assert part.has_forces.tolist() == [i % 4 != 0 for i in index]

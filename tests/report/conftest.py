@@ -18,6 +18,7 @@ from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.database import Store, add_event
 from hpcal.store.rows import blob, label_row, level_id, structure_row
 from hpcal.store.session import Session
+from hpcal.store.rows import family
 from hpcal.store.tables import (
     SCHEMA_VERSION,
     AttemptRow,
@@ -156,6 +157,11 @@ class Author:
                 energy_std=value / 20,
                 force_std=value,
                 **columns,
+                **(
+                    {"split": structure.split, "family": family(structure), "n_atoms": structure.n_atoms}
+                    if purpose == "evaluate"
+                    else {}
+                ),
             )
         )
 

@@ -9,8 +9,8 @@ import pytest
 from hpcal.core.errors import InputError
 from hpcal.report.errors import error_summary, force_interval
 from hpcal.report.status import campaign_status, status_text
-from hpcal.store.database import Store
-from hpcal.store.measurements import Evaluations
+from hpcal.store.database import Store, add_event
+from hpcal.store.measurements import Evaluations, FamilyErrors
 
 CONTRACT = {
     "state",
@@ -156,7 +156,38 @@ def test_failures_by_cause(campaign):
     bug = failures["task", "KeyError: 'x'"]
     assert (bug["count"], bug["failure_class"], bug["task_id"]) == (2, "bug", campaign.ids.failed_task)
     assert failures["rejection", "scf_not_converged: <b>no convergence</b> & more"]["count"] == 1
-    assert failures["quarantine", "input: odd electrons"]["count"] == 1
+    quarantined = failures["quarantine", "odd electrons"]
+    assert (quarantined["count"], quarantined["failure_class"]) == (1, "input")
+    keys = {"what", "kind", "failure_class", "cause", "count", "task_id"}
+    new = {"stage", "class", "structures", "last_task", "last_structure", "answer", "next"}
+    assert all(set(entry) >= keys | new for entry in failures.values())
+    assert campaign_status(campaign.store)["hosts_set_aside"] == []
+
+
+def test_changes_are_shown_with_their_time(begun):
+    assert campaign_status(begun)["changes"] == []
+    lines = [["-  labels: 40", "+  labels: 60"], ["+  generations: 9"], ["-  seed: 1"], ["+- x"]]
+    with begun.write() as session:
+        for changed in lines:
+            add_event(session, 3, "changed", "\n".join(changed))
+    status = campaign_status(begun)
+    assert [change["lines"] for change in status["changes"]] == lines
+    assert {change["epoch"] for change in status["changes"]} == {3}
+    text = status_text(status)
+    assert "changes of the campaign file\n  1 earlier" in text
+    assert text.index("+ generations: 9") < text.index("- seed: 1") < text.index("+- x")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("failed", "mend what stopped it, then go on"), ("stopped", "go on")]
+)
+def test_the_command_to_go_on(begun, tmp_path, state, words):
+    with begun.write() as session:
+        session.connection().exec_driver_sql("UPDATE campaign SET state = ?", (state,))
+    folder = tmp_path / "a b"
+    assert campaign_status(begun)["next"] == "hpcal resume DIR"
+    text = status_text(campaign_status(begun, folder))
+    assert text.splitlines()[-1] == f"{words} with `hpcal resume '{folder}'`"
 
 
 def test_nothing_is_known_of_a_campaign_that_has_just_begun(begun):
@@ -181,7 +212,10 @@ def test_text(campaign):
     lines = text.splitlines()
     assert lines[0] == "water on laptop, running (generation 3)"
     assert any("62 accepted, 2 pending, 1 rejected, 1 failed" in line for line in lines)
-    assert "2 x task (label, bug): KeyError: 'x'" in text
+    words = next(line for line in lines if "KeyError" in line).split(maxsplit=3)
+    assert words[:3] == ["label", "2", "×"]
+    assert words[3].startswith("KeyError: 'x' (bug), given up")
+    assert words[3].endswith(f"hpcal why DIR task:{campaign.ids.failed_task}")
     head = next(i for i, line in enumerate(lines) if line.lstrip().startswith("generation "))
     assert len({len(line) for line in lines[head : head + 4]}) == 1
 
@@ -191,31 +225,35 @@ def test_text_says_why_it_ended(begun):
     assert status_text(status).startswith("begun, finished: 100 labels")
 
 
+def interval(found):
+    return force_interval(FamilyErrors.summed(found))
+
+
 def test_interval_is_that_of_a_mean_of_squares():
     # Structures of one size: the RMSE² is a plain mean, whose normal interval is known.
     rmse = np.sqrt(np.random.default_rng(3).uniform(0.5, 1.5, 400))
-    low, high = force_interval(evaluations(force_rmse=rmse)) or (0, 0)
+    low, high = interval(evaluations(force_rmse=rmse)) or (0, 0)
     square = rmse**2
     error = 1.96 * square.std() / np.sqrt(len(square))
     expected = np.sqrt([square.mean() - error, square.mean() + error])
     # 1000 resamples know a 2.5 % quantile to about a tenth of the half width.
     assert [low, high] == pytest.approx(expected, abs=0.15 * (expected[1] - expected[0]) / 2)
-    assert force_interval(evaluations(force_rmse=rmse)) == [low, high]
+    assert interval(evaluations(force_rmse=rmse)) == [low, high]
 
 
 def test_interval_counts_a_walker_once():
     rmse = np.sqrt(np.random.default_rng(4).uniform(0.5, 1.5, 50))
-    alone = force_interval(evaluations(force_rmse=rmse))
-    fourfold = force_interval(evaluations(force_rmse=np.repeat(rmse, 4), family=np.repeat(np.arange(50), 4)))
+    alone = interval(evaluations(force_rmse=rmse))
+    fourfold = interval(evaluations(force_rmse=np.repeat(rmse, 4), family=np.repeat(np.arange(50), 4)))
     assert fourfold == pytest.approx(alone)
-    assert force_interval(evaluations(force_rmse=rmse, family=np.zeros(50))) is None
+    assert interval(evaluations(force_rmse=rmse, family=np.zeros(50))) is None
 
 
 def test_labels_without_forces_still_tell_of_energies():
     found = evaluations(
         force_rmse=[np.nan, np.nan], force_mae=[np.nan, np.nan], energy_error=[0.2, -0.4], n_atoms=[2, 4]
     )
-    summary = error_summary(found)
+    summary = error_summary(FamilyErrors.summed(found))
     assert summary["energy_mae_ev_per_atom"] == pytest.approx(0.1)
     assert summary["force_rmse_ev_per_ang"] is None
     assert summary["count"] == 2

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcal.core.arrays import FloatArray
 from hpcal.core.batch import Batch
+from hpcal.core.ensemble import MemberFile, verify
 from hpcal.core.errors import TaskFailure
 from hpcal.core.plugins import Group, find
 from hpcal.core.protocols import Choice, MemberSpec, Pool, Potential
@@ -25,6 +26,7 @@ def train(work: Work) -> None:
     inputs = work.inputs
     dataset = read_snapshot([(Path(shard["path"]), shard["sha256"]) for shard in inputs["shards"]])
     trainer = build(Group.POTENTIALS, inputs["potential"]).trainer(inputs["elements"], inputs["stream"])
+    verify([MemberFile(**start) for start in inputs["starts"]])
     members = [MemberSpec(**member) for member in inputs["members"]]
     checkpoint = Path(inputs["checkpoint"])
     before = _written(checkpoint)

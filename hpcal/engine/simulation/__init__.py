@@ -1,0 +1,1 @@
+"""Whole campaigns under seeded faults: virtual workers and a virtual clock around the real controller."""

@@ -1,0 +1,299 @@
+"""What must hold after every transaction of a campaign, asked of its store by a connection of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hpcal.engine.simulation.physics import Nature
+from hpcal.engine.simulation.violation import Violation
+from hpcal.exchange.hdf5 import read_shard
+from hpcal.store import transitions
+from hpcal.store.database import STORE_FILE
+from hpcal.store.transitions import EnsembleState, StructureState, TaskState, WalkerState
+
+_OPEN = "('queued', 'dispatched', 'lost')"
+
+RULES: Final[Mapping[str, str]] = {
+    "one label for a structure and level": (
+        "SELECT structure_id FROM label WHERE retracted IS NULL "
+        "GROUP BY structure_id, level_of_theory_id HAVING count(*) > 1"
+    ),
+    "commit numbers are 1, 2, 3 …": (
+        "SELECT count(seq), max(seq) FROM label HAVING count(seq) <> coalesce(max(seq), 0)"
+    ),
+    "a labelled structure has its label, and no other has one": (
+        "SELECT s.id, s.state FROM structure s LEFT JOIN label l ON l.structure_id = s.id "
+        "WHERE (s.state = 'labelled') <> (l.id IS NOT NULL)"
+    ),
+    "a label has the split of its structure": (
+        "SELECT l.id FROM label l JOIN structure s ON s.id = l.structure_id WHERE l.split <> s.split"
+    ),
+    "a structure that was turned away has no label": (
+        "SELECT r.structure_id FROM rejection r JOIN label l ON l.structure_id = r.structure_id"
+    ),
+    "a structure that was turned away says why": (
+        "SELECT s.id FROM structure s LEFT JOIN rejection r ON r.structure_id = s.id "
+        "WHERE s.state = 'rejected' AND r.id IS NULL"
+    ),
+    "a candidate will be scored and selected": (
+        "SELECT id, origin FROM structure "
+        "WHERE state = 'candidate' AND (origin <> 'sample' OR scored_generation IS NULL)"
+    ),
+    "a waiting structure is in a queue that the planner reads": (
+        "SELECT id, origin FROM structure WHERE state = 'waiting' AND "
+        "origin NOT IN ('seed', 'minimum', 'saddle', 'given', 'bootstrap', 'sample', 'audit')"
+    ),
+    "no seed waits once there is an ensemble": (
+        "SELECT id FROM structure WHERE state IN ('waiting', 'claimed') AND origin = 'seed' "
+        "AND EXISTS (SELECT 1 FROM ensemble WHERE state <> 'failed')"
+    ),
+    "a claimed structure belongs to one outstanding task": (
+        "SELECT s.id, count(t.id) FROM structure s LEFT JOIN ("
+        f"SELECT task.id, j.value AS sid FROM task, json_each(task.inputs, '$.structure_ids') j "
+        f"WHERE task.state IN {_OPEN} AND task.kind IN ('label', 'relax')"
+        ") t ON t.sid = s.id WHERE s.state = 'claimed' GROUP BY s.id HAVING count(t.id) <> 1"
+    ),
+    "a claimed walker belongs to one outstanding task": (
+        "SELECT w.id, count(t.id) FROM walker w LEFT JOIN ("
+        f"SELECT task.id, j.value AS wid FROM task, json_each(task.inputs, '$.walker_ids') j "
+        f"WHERE task.state IN {_OPEN} AND task.kind = 'sample'"
+        ") t ON t.wid = w.id WHERE w.state = 'claimed' GROUP BY w.id HAVING count(t.id) <> 1"
+    ),
+    "a dispatched task has one open attempt, any other none": (
+        "SELECT t.id, t.state, count(a.id) FROM task t "
+        "LEFT JOIN attempt a ON a.task_id = t.id AND a.state = 'dispatched' "
+        "GROUP BY t.id HAVING count(a.id) <> (t.state = 'dispatched')"
+    ),
+    "no task stays lost": "SELECT id FROM task WHERE state = 'lost'",
+    "attempts are numbered 1, 2, 3 …": (
+        "SELECT task_id FROM attempt GROUP BY task_id HAVING count(*) <> max(number)"
+    ),
+    "a task that is done has an attempt that is": (
+        "SELECT t.id FROM task t WHERE t.state = 'done' AND NOT EXISTS "
+        "(SELECT 1 FROM attempt a WHERE a.task_id = t.id AND a.state = 'done') "
+        # What asked for an ensemble that was given up ends without a result.
+        "AND NOT EXISTS (SELECT 1 FROM ensemble e WHERE e.state = 'failed' AND "
+        "(e.id = json_extract(t.inputs, '$.ensemble_id') OR e.id IN (SELECT json_extract(value, "
+        "'$.ensemble_id') FROM json_each(t.inputs, '$.groups'))))"
+    ),
+    "an ensemble in training has a task for each missing member": (
+        "SELECT m.ensemble_id, m.member FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
+        "WHERE e.state = 'training' AND m.path IS NULL AND NOT EXISTS ("
+        "SELECT 1 FROM task t, json_each(t.inputs, '$.members') j WHERE t.kind = 'train' "
+        f"AND t.state IN {_OPEN} AND json_extract(t.inputs, '$.ensemble_id') = e.id "
+        "AND json_extract(j.value, '$.index') = m.member)"
+    ),
+    "a trained ensemble has all its members": (
+        "SELECT m.ensemble_id FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
+        "WHERE e.state IN ('trained', 'promoted', 'refused') AND (m.path IS NULL OR m.sha256 IS NULL)"
+    ),
+    "one ensemble at a time is not decided": (
+        "SELECT count(*) FROM ensemble WHERE state IN ('training', 'trained') HAVING count(*) > 1"
+    ),
+    "an evaluation is recorded once": (
+        "SELECT structure_id, ensemble_id FROM score WHERE purpose = 'evaluate' "
+        "GROUP BY structure_id, ensemble_id HAVING count(*) > 1"
+    ),
+    "a data set counts its labels": (
+        "SELECT d.id FROM dataset d WHERE "
+        "n_train <> (SELECT count(*) FROM label WHERE split = 'train' AND seq <= d.last_seq) OR "
+        "n_validation <> (SELECT count(*) FROM label WHERE split = 'validation' AND seq <= d.last_seq)"
+    ),
+    "a shard counts its labels": (
+        "SELECT h.id FROM shard h WHERE h.count <> (SELECT count(*) FROM label "
+        "WHERE split IN ('train', 'validation') AND seq BETWEEN h.first_seq AND h.last_seq)"
+    ),
+    "shards follow each other": (
+        "SELECT id FROM (SELECT id, first_seq, lag(last_seq, 1, 0) OVER (ORDER BY first_seq) AS before "
+        "FROM shard) WHERE first_seq <= before"
+    ),
+    "segments of a walker follow each other": (
+        "SELECT walker_id FROM (SELECT walker_id, start_step, "
+        "lag(end_step, 1, 0) OVER (PARTITION BY walker_id ORDER BY id) AS before FROM segment) "
+        "WHERE start_step <> before"
+    ),
+    "a walker stands where its last segment ended": (
+        "SELECT w.id FROM walker w LEFT JOIN (SELECT walker_id, max(end_step) AS step, count(end_reason) "
+        "AS ends FROM segment GROUP BY walker_id) g ON g.walker_id = w.id "
+        "WHERE w.step <> coalesce(g.step, 0) OR (w.state = 'ended') <> (coalesce(g.ends, 0) = 1)"
+    ),
+    "a frame comes from one segment": (
+        "SELECT walker_id, step FROM structure WHERE segment_id IS NOT NULL "
+        "GROUP BY walker_id, step, origin HAVING count(*) > 1"
+    ),
+    "a frame has the split of its walker": (
+        "SELECT s.id FROM structure s JOIN walker w ON w.id = s.walker_id WHERE s.split <> w.split"
+    ),
+    "what was sampled to be labelled was decided on": (
+        "SELECT s.id FROM structure s WHERE s.origin IN ('sample', 'audit') "
+        "AND s.state IN ('waiting', 'claimed', 'labelled') AND NOT EXISTS (SELECT 1 FROM selection c "
+        "WHERE c.structure_id = s.id AND c.decision IN ('chosen', 'audit'))"
+    ),
+    "every attempt counts the calls of its labels": (
+        "SELECT a.id, a.qm_calls FROM attempt a LEFT JOIN "
+        "(SELECT attempt_id, sum(qm_calls) AS calls FROM label GROUP BY attempt_id) l "
+        "ON l.attempt_id = a.id WHERE a.qm_calls < coalesce(l.calls, 0)"
+    ),
+}
+"""Questions to the store whose answer is empty as long as all is well."""
+
+AT_THE_END: Final[Mapping[str, str]] = {
+    "nothing is under way": f"SELECT id, kind, state FROM task WHERE state IN {_OPEN}",
+    "nothing is claimed": (
+        "SELECT id FROM structure WHERE state = 'claimed' "
+        "UNION SELECT id FROM walker WHERE state = 'claimed'"
+    ),
+    "no ensemble is left undecided": "SELECT id FROM ensemble WHERE state IN ('training', 'trained')",
+    "every foreign key has its row": "PRAGMA foreign_key_check",
+}
+_MOVING: Final[Mapping[str, type[StrEnum]]] = {
+    "structure": StructureState,
+    "task": TaskState,
+    "walker": WalkerState,
+    "ensemble": EnsembleState,
+}
+LEARNING: Final = ("train", "validation")
+
+
+class Watch:
+    """Looks at a store after every transaction, and remembers what it saw."""
+
+    def __init__(self, root: Path, nature: Nature) -> None:
+        self._root, self._nature = root, nature
+        self._db = sqlite3.connect(root / STORE_FILE, check_same_thread=False)
+        self._states: dict[str, dict[int, str]] = {table: {} for table in _MOVING}
+        self._labels: dict[int, tuple[Any, ...]] = {}
+        self._calls: dict[int, int] = {}
+        self._models: set[int] = set()
+        self._shards: set[int] = set()
+        self.looks = 0
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._db.close()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the store as committed."""
+        return self._db.execute(query).fetchall()
+
+    def look(self) -> None:
+        """Checks everything. Raises Violation, naming the first rule that is broken."""
+        self.looks += 1
+        self._ask(RULES)
+        self._transitions()
+        self._kept_labels()
+        self._calls_spent()
+        self._trained_on()
+        self._shard_files()
+
+    def finished(self) -> None:
+        """Checks what must hold once the campaign is finished. Raises Violation."""
+        self._ask(AT_THE_END)
+        for table in ("shard", "model"):
+            query = f"SELECT path, sha256 FROM {table} WHERE path IS NOT NULL"
+            for path, digest in self.rows(query):
+                self._file(table, path, digest)
+
+    def spent(self, attempt: int, calls: int) -> None:
+        """An attempt has written records of so many QM calls to its spool."""
+        self._calls[attempt] = calls
+
+    def _ask(self, rules: Mapping[str, str]) -> None:
+        for rule, query in rules.items():
+            found = self._db.execute(query).fetchmany(3)
+            if found:
+                raise Violation(f"broken: {rule}; the first: {found}")
+
+    def _transitions(self) -> None:
+        for table, kind in _MOVING.items():
+            before = self._states[table]
+            now = dict(self.rows(f"SELECT id, state FROM {table}"))
+            for row, old in before.items():
+                new = now.get(row)
+                if new != old and (new is None or new not in reachable(kind, old)):
+                    raise Violation(f"broken: transitions; {table} {row} went from {old} to {new}")
+            self._states[table] = now
+
+    def _kept_labels(self) -> None:
+        query = (
+            "SELECT l.id, l.seq, l.structure_id, l.attempt_id, l.energy, s.hash FROM label l "
+            "JOIN structure s ON s.id = l.structure_id"
+        )
+        now = {row[0]: row for row in self.rows(query)}
+        for key, row in self._labels.items():
+            if now.get(key) != row:
+                raise Violation(f"broken: a label is kept for ever; {row} became {now.get(key)}")
+        for key in now.keys() - self._labels.keys():
+            _, _, structure, attempt, energy, content_hash = now[key]
+            if attempt is not None and abs(energy - self._nature.energy(content_hash, attempt)) > 1e-9:
+                raise Violation(f"broken: structure {structure} has the label of another, or of no attempt")
+        self._labels = now
+
+    def _calls_spent(self) -> None:
+        for attempt, calls in self.rows("SELECT id, qm_calls FROM attempt WHERE qm_calls > 0"):
+            if calls > self._calls.get(attempt, 0):
+                written = self._calls.get(attempt, 0)
+                raise Violation(
+                    f"broken: calls are counted once; attempt {attempt} wrote {written}, counted {calls}"
+                )
+
+    def _trained_on(self) -> None:
+        query = (
+            "SELECT m.id, m.trained_on, d.last_seq FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
+            "JOIN dataset d ON d.id = e.dataset_id WHERE m.trained_on IS NOT NULL"
+        )
+        for model, blob, last_seq in self.rows(query):
+            if model in self._models:
+                continue
+            self._models.add(model)
+            allowed = self._learnable(0, last_seq, ("train",))
+            foreign = set(np.frombuffer(blob, dtype="<i8").tolist()) - allowed
+            if foreign:
+                raise Violation(f"broken: no training outside the train split; model {model} saw {foreign}")
+
+    def _shard_files(self) -> None:
+        for key, path, digest, first, last in self.rows(
+            "SELECT id, path, sha256, first_seq, last_seq FROM shard"
+        ):
+            if key in self._shards:
+                continue
+            self._shards.add(key)
+            self._file("shard", path, digest)
+            ids = set(read_shard(self._root / path).ids.tolist())
+            if ids != self._learnable(first - 1, last, LEARNING):
+                raise Violation(f"broken: a shard holds the learning labels of its range; shard {key}")
+
+    def _learnable(self, after: int, last: int, splits: Iterable[str]) -> set[int]:
+        words = ", ".join(f"'{split}'" for split in splits)
+        query = (
+            f"SELECT structure_id FROM label WHERE split IN ({words}) AND seq > {after} AND seq <= {last}"
+        )
+        return {row[0] for row in self.rows(query)}
+
+    def _file(self, table: str, path: str, digest: str) -> None:
+        file = self._root / path
+        if not file.is_file():
+            raise Violation(f"broken: every file is there; {table} {path} is missing")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise Violation(f"broken: every file has its hash; {table} {path} has not")
+
+
+@cache
+def reachable(kind: type[StrEnum], old: str) -> frozenset[str]:
+    """States that can follow a state within one transaction of several changes."""
+    table = transitions.TABLES[kind]
+    found: set[str] = set()
+    left = [kind(old)]
+    while left:
+        for new in table[left.pop()] - found:
+            found.add(new)
+            left.append(new)
+    return frozenset(found)

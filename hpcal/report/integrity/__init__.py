@@ -1,0 +1,1 @@
+"""Integrity of labelled data: what is wrong with it, and what it covers."""

@@ -1,0 +1,211 @@
+"""What the answers to failures ask of the store: attempts of a host, what stopped a stage, restorations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from hpcal.core.errors import FailureClass
+from hpcal.store import queries
+from hpcal.store.structures import chunks
+from hpcal.store.tables import (
+    AttemptRow,
+    EnsembleRow,
+    EventRow,
+    LabelRow,
+    ModelRow,
+    RejectionRow,
+    ShardRow,
+    StructureRow,
+    TaskRow,
+    WalkerRow,
+)
+from hpcal.store.transitions import EnsembleState, StructureState, TaskState
+
+NODE_PREFIX = f"{FailureClass.NODE}: "
+"""How the reason of an attempt begins whose node was at fault."""
+HOST_ATTEMPTS = 32
+"""Newest attempts of a host that are looked at."""
+
+
+def find_attempts(session: Session, ids: Sequence[int]) -> dict[int, tuple[AttemptRow, TaskRow]]:
+    """Attempts by id, each with its task; those that the store does not know are left out."""
+    found: dict[int, tuple[AttemptRow, TaskRow]] = {}
+    for part in chunks(ids):
+        rows = session.execute(
+            select(AttemptRow, TaskRow)
+            .join(TaskRow, TaskRow.id == AttemptRow.task_id)
+            .where(AttemptRow.id.in_(part))
+        )
+        found.update({attempt.id: (attempt, task) for attempt, task in rows})
+    return found
+
+
+def numbered_attempt(session: Session, task_id: int, number: int) -> tuple[AttemptRow, TaskRow] | None:
+    """The n-th attempt at a task, or None."""
+    attempt = session.scalar(
+        select(AttemptRow).where(AttemptRow.task_id == task_id, AttemptRow.number == number)
+    )
+    return None if attempt is None else (attempt, session.get_one(TaskRow, task_id))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostAttempt:
+    """How one attempt on a host ended.
+
+    Attributes:
+        task_id: its task.
+        dispatched: when it was sent out, seconds since the epoch.
+        ended: when it ended, by the clock of its host.
+        node: whether the node was at fault.
+        reason: what happened.
+    """
+
+    task_id: int
+    dispatched: float
+    ended: float
+    node: bool
+    reason: str
+
+
+def attempts_on(session: Session, host: str, epoch: int) -> list[HostAttempt]:
+    """The newest attempts on a host that ended under an epoch; interrupted ones say nothing of it."""
+    rows = session.scalars(
+        select(AttemptRow)
+        .where(
+            AttemptRow.epoch == epoch,
+            AttemptRow.host == host,
+            AttemptRow.state.in_((TaskState.DONE, TaskState.FAILED, TaskState.LOST)),
+        )
+        .order_by(AttemptRow.id.desc())
+        .limit(HOST_ATTEMPTS)
+    )
+    found = []
+    for row in rows:
+        reason = row.exit_reason or ""
+        node = reason.startswith(NODE_PREFIX)
+        if row.end is None or (row.state is TaskState.LOST and not node):
+            continue
+        found.append(
+            HostAttempt(
+                task_id=row.task_id,
+                dispatched=row.dispatched,
+                ended=row.end,
+                node=node,
+                reason=reason.removeprefix(NODE_PREFIX),
+            )
+        )
+    return found
+
+
+def stopped_by_bug(session: Session, kind: str, epoch: int) -> TaskRow | None:
+    """The newest task of a kind that was given up under an epoch because of a bug."""
+    return session.scalar(
+        select(TaskRow)
+        .where(
+            TaskRow.kind == kind,
+            TaskRow.state == TaskState.FAILED,
+            TaskRow.epoch == epoch,
+            TaskRow.failure_class == FailureClass.BUG,
+        )
+        .order_by(TaskRow.id.desc())
+        .limit(1)
+    )
+
+
+def last_log(session: Session, task_id: int) -> str | None:
+    """Log file of the newest attempt at a task, relative to the campaign's folder."""
+    return session.scalar(
+        select(AttemptRow.log)
+        .where(AttemptRow.task_id == task_id)
+        .order_by(AttemptRow.number.desc())
+        .limit(1)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnedAway:
+    """Structures that got no label, and the newest reason."""
+
+    count: int
+    example: str
+
+
+def all_turned_away(session: Session) -> TurnedAway | None:
+    """What was turned away if there is no label at all and nothing that could still become one."""
+    if session.scalar(select(LabelRow.id).limit(1)) is not None:
+        return None
+    open_structure = select(StructureRow.id).where(queries.UNFINISHED).limit(1)
+    open_task = select(TaskRow.id).where(queries.OUTSTANDING).limit(1)
+    if session.scalar(open_structure) is not None or session.scalar(open_task) is not None:
+        return None
+    count, newest = session.execute(select(func.count(), func.max(RejectionRow.id))).one()
+    if not count:
+        return None
+    example = session.scalar(select(RejectionRow.message).where(RejectionRow.id == newest))
+    return TurnedAway(count=int(count), example=str(example))
+
+
+def seeds_set_aside(session: Session) -> TurnedAway | None:
+    """The seeds, if every one of them was set aside."""
+    seeds = session.execute(
+        select(StructureRow.state, StructureRow.reason).where(queries.START, StructureRow.origin == "seed")
+    ).all()
+    if not seeds or any(state is not StructureState.QUARANTINED for state, _ in seeds):
+        return None
+    return TurnedAway(count=len(seeds), example=seeds[-1][1] or "no reason was recorded")
+
+
+def duplicate_known(session: Session, structure_id: int, attempt_id: int) -> bool:
+    """Whether it is recorded already that an attempt labelled a structure a second time."""
+    found = session.scalars(
+        select(EventRow.data).where(EventRow.kind == "duplicate_label", EventRow.structure_id == structure_id)
+    )
+    return any(attempt_id in data.get("attempts", ()) for data in found)
+
+
+def shard_rows(session: Session) -> list[ShardRow]:
+    """All shards, oldest first."""
+    return list(session.scalars(select(ShardRow).order_by(ShardRow.level_of_theory_id, ShardRow.first_seq)))
+
+
+USED = (EnsembleState.TRAINED, EnsembleState.PROMOTED, EnsembleState.REFUSED)
+"""Ensembles that may still be loaded: to sample, to score, or to be evaluated on new audit labels."""
+
+
+def used_models(session: Session) -> list[ModelRow]:
+    """Trained members of all ensembles that may still be loaded, oldest first."""
+    query = (
+        select(ModelRow)
+        .join(EnsembleRow, EnsembleRow.id == ModelRow.ensemble_id)
+        .where(EnsembleRow.state.in_(USED), ModelRow.path.is_not(None))
+        .order_by(ModelRow.id)
+    )
+    return list(session.scalars(query))
+
+
+def outstanding_trainings(session: Session) -> list[TaskRow]:
+    """Training tasks that have not come to their end."""
+    query = select(TaskRow).where(queries.OUTSTANDING, TaskRow.kind == "train").order_by(TaskRow.id)
+    return list(session.scalars(query))
+
+
+def ensemble_states(session: Session, ids: Sequence[int]) -> dict[int, EnsembleState]:
+    """State of each ensemble."""
+    rows = session.execute(select(EnsembleRow.id, EnsembleRow.state).where(EnsembleRow.id.in_(ids)))
+    return {row.id: row.state for row in rows}
+
+
+def repin(session: Session, entries: Sequence[int], old: int, new: int | None) -> None:
+    """Live walkers of some samplers that were bound to an ensemble go on with another."""
+    alive = select(WalkerRow.id).where(
+        queries.ALIVE, WalkerRow.entry.in_(entries), WalkerRow.ensemble_id == old
+    )
+    ids = list(session.scalars(alive))
+    for start in range(0, len(ids), 500):
+        session.execute(
+            update(WalkerRow).where(WalkerRow.id.in_(ids[start : start + 500])).values(ensemble_id=new)
+        )

@@ -1,0 +1,365 @@
+"""Read-only questions to the store about what went wrong, and what was changed on the way.
+
+Every query follows a named index and reads only rows of failures, however long the history. Texts
+come as they were recorded; the report makes causes of them. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, String, cast, func, literal_column, select, text, type_coerce
+from sqlalchemy.orm import Session
+
+from hpcal.core.walker import Split
+from hpcal.store.tables import AttemptRow, EventRow, RejectionRow, StructureRow, TaskRow
+from hpcal.store.transitions import StructureState, TaskState
+
+GROUPS: Final = 2000
+"""Most distinct texts of one kind that are read; those of the newest rows come first."""
+INTERRUPTED: Final = ("its controller ended", "stopped as asked")
+"""Ends of attempts that are no failure: they were stopped with their controller."""
+ENDED_BADLY: Final = "state IN ('failed', 'lost')"
+"""Condition of the partial index on attempts; a query repeats it word for word."""
+SET_ASIDE: Final = "host_set_aside"
+CHANGED: Final = "changed"
+_BADLY: Final = text(f"attempt.{ENDED_BADLY}")
+_ONE: Final[ColumnElement[int]] = literal_column("1")
+_HEAD: Final[ColumnElement[int]] = literal_column("300")
+_TAIL: Final[ColumnElement[int]] = literal_column("299")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mishap:
+    """Rows of one kind that went wrong with one text.
+
+    Attributes:
+        what: ``task`` (given up), ``retried`` (attempts, or structures in them, that were tried
+            again), ``rejection`` or ``quarantine``.
+        stage: kind of the task, or origin of the structure for a quarantine.
+        failure_class: its class, or None where none was recorded.
+        head, tail: beginning and end of the text, whole where it is short.
+        code: code of a rejection, else empty.
+        count: rows.
+        structures: structures that they hold, as far as they are known.
+        last_task: the newest task, or None.
+        last_structure: the newest structure, or None.
+        hosts: where it happened, as far as it is known.
+    """
+
+    what: str
+    stage: str
+    failure_class: str | None
+    head: str
+    tail: str
+    count: int
+    structures: int = 0
+    code: str = ""
+    last_task: int | None = None
+    last_structure: int | None = None
+    hosts: tuple[str, ...] = ()
+
+
+def given_up(session: Session, kinds: Sequence[str]) -> list[Mishap]:
+    """Tasks of some kinds that failed for good."""
+    head, tail = _ends(TaskRow.error)
+    rows = session.execute(
+        select(
+            TaskRow.kind, TaskRow.failure_class, head, tail, func.count(), func.max(TaskRow.id),
+            func.sum(TaskRow.units),
+        )
+        .where(TaskRow.kind.in_(kinds), TaskRow.state == TaskState.FAILED)
+        .group_by(TaskRow.kind, TaskRow.failure_class, head, tail)
+        .order_by(func.max(TaskRow.id).desc())
+        .limit(GROUPS)
+    ).all()  # fmt: skip
+    newest = _inputs(session, [row[5] for row in rows if row[0] in ("label", "relax")])
+    return [
+        Mishap(
+            what="task",
+            stage=kind,
+            failure_class=_word(cls),
+            head=first or "",
+            tail=last or "",
+            count=n,
+            structures=int(units or 0) if kind in ("label", "relax") else 0,
+            last_task=task_id,
+            last_structure=max(newest.get(task_id, ()), default=None),
+        )
+        for kind, cls, first, last, n, task_id, units in rows
+    ]
+
+
+def tried_again(session: Session) -> list[Mishap]:
+    """Attempts that failed or were lost, of tasks that were not given up."""
+    head, tail = _ends(AttemptRow.exit_reason)
+    state = type_coerce(AttemptRow.state, String)
+    rows = session.execute(
+        select(
+            TaskRow.kind, state, head, tail, AttemptRow.host, func.count(), func.max(AttemptRow.task_id)
+        )
+        .select_from(AttemptRow)
+        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
+        .where(_BADLY, TaskRow.state != TaskState.FAILED, AttemptRow.exit_reason.not_in(INTERRUPTED))
+        .group_by(TaskRow.kind, AttemptRow.state, head, tail, AttemptRow.host)
+        .order_by(func.max(AttemptRow.id).desc())
+        .limit(GROUPS)
+    )  # fmt: skip
+    return [
+        Mishap(
+            what="retried",
+            stage=kind,
+            failure_class="node" if word == TaskState.LOST else None,
+            head=first or "",
+            tail=last or "",
+            count=n,
+            last_task=task_id,
+            hosts=(host,) if host else (),
+        )
+        for kind, word, first, last, host, n, task_id in rows
+    ]
+
+
+def relabelled(session: Session) -> list[Mishap]:
+    """Structures whose calculation broke and was tried again; those turned away in the end are left out."""
+    turned_away = select(RejectionRow.id).where(RejectionRow.structure_id == EventRow.structure_id)
+    cls = EventRow.data["failure_class"].as_string()
+    head, tail = _ends(EventRow.message)
+    broken = (
+        select(
+            cls.label("cls"), head.label("head"), tail.label("tail"), EventRow.task_id.label("task"),
+            EventRow.structure_id.label("structure"), EventRow.id.label("event"),
+        )
+        .where(EventRow.kind == "label_failed", ~turned_away.exists())
+        .subquery()
+    )  # fmt: skip
+    rows = session.execute(
+        select(
+            broken.c.cls, broken.c.head, broken.c.tail, func.count(), func.max(broken.c.task),
+            func.max(broken.c.structure), func.count(broken.c.structure.distinct()),
+        )
+        .group_by(broken.c.cls, broken.c.head, broken.c.tail)
+        .order_by(func.max(broken.c.event).desc())
+        .limit(GROUPS)
+    )  # fmt: skip
+    return [
+        Mishap(
+            what="retried",
+            stage="label",
+            failure_class=_word(found),
+            head=first,
+            tail=last,
+            count=n,
+            structures=several,
+            last_task=task_id,
+            last_structure=structure_id,
+        )
+        for found, first, last, n, task_id, structure_id, several in rows
+    ]
+
+
+def rejections(session: Session) -> list[Mishap]:
+    """Structures that the labeler or its checks turned away."""
+    rows = session.execute(
+        select(
+            RejectionRow.failure_class,
+            RejectionRow.code,
+            func.count(),
+            func.max(RejectionRow.id),
+            func.min(RejectionRow.message),
+            func.max(RejectionRow.message),
+        ).group_by(RejectionRow.failure_class, RejectionRow.code)
+    ).all()
+    newest = _rejected(session, [row[3] for row in rows])
+    found: list[Mishap] = []
+    for cls, code, n, row_id, low, high in rows:
+        structure_id, task_id, message = newest[row_id]
+        one = Mishap(
+            what="rejection",
+            stage="label",
+            failure_class=_word(cls),
+            code=code,
+            head=message,
+            tail=message,
+            count=n,
+            structures=n,
+            last_task=task_id,
+            last_structure=structure_id,
+        )
+        found += [one] if low == high else _by_message(session, one)
+    return found
+
+
+def _by_message(session: Session, one: Mishap) -> list[Mishap]:
+    """The rejections of one code apart by their messages, the most frequent ones.
+
+    What is not read for its number is added to the newest one, so that the count stays exact.
+    """
+    rows = session.execute(
+        select(RejectionRow.message, func.count(), func.max(RejectionRow.id))
+        .where(RejectionRow.failure_class == one.failure_class, RejectionRow.code == one.code)
+        .group_by(RejectionRow.message)
+        .order_by(func.max(RejectionRow.id).desc())
+        .limit(GROUPS)
+    ).all()
+    newest = _rejected(session, [row[2] for row in rows])
+    left = one.count - sum(row[1] for row in rows)
+    found = []
+    for message, n, row_id in rows:
+        structure_id, task_id, _ = newest[row_id]
+        found.append(
+            Mishap(
+                what=one.what,
+                stage=one.stage,
+                failure_class=one.failure_class,
+                code=one.code,
+                head=message,
+                tail=message,
+                count=n + left,
+                structures=n + left,
+                last_task=task_id,
+                last_structure=structure_id,
+            )
+        )
+        left = 0
+    return found
+
+
+def quarantines(session: Session) -> list[Mishap]:
+    """Structures that were set aside without a rejection, such as seeds that could not be relaxed."""
+    turned_away = select(RejectionRow.id).where(RejectionRow.structure_id == StructureRow.id)
+    rows = session.execute(
+        select(
+            StructureRow.origin, StructureRow.reason, func.count(), func.max(StructureRow.id),
+            func.max(StructureRow.task_id),
+        )
+        .where(
+            # Naming every split lets the index on (split, state) answer.
+            StructureRow.split.in_(list(Split)),
+            StructureRow.state == StructureState.QUARANTINED,
+            ~turned_away.exists(),
+        )
+        .group_by(StructureRow.origin, StructureRow.reason)
+        .order_by(func.max(StructureRow.id).desc())
+        .limit(GROUPS)
+    )  # fmt: skip
+    return [
+        Mishap(
+            what="quarantine",
+            stage="relax" if origin == "seed" else "label",
+            failure_class=None,
+            head=reason or "",
+            tail=reason or "",
+            count=n,
+            structures=n,
+            last_structure=structure_id,
+        )
+        for origin, reason, n, structure_id, _ in rows
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """An event of a kind that is asked for by name; ``time`` is in seconds since the epoch."""
+
+    time: float
+    epoch: int
+    message: str
+    data: dict[str, Any]
+    task_id: int | None
+
+
+def happenings(session: Session, kind: str, last: int = 200) -> list[Happening]:
+    """The newest events of a kind, oldest first."""
+    rows = session.execute(
+        select(EventRow.time, EventRow.epoch, EventRow.message, EventRow.data, EventRow.task_id)
+        .where(EventRow.kind == kind)
+        .order_by(EventRow.id.desc())
+        .limit(last)
+    ).all()
+    return [
+        Happening(time=time, epoch=epoch, message=message, data=data, task_id=task_id)
+        for time, epoch, message, data, task_id in rows[::-1]
+    ]
+
+
+def last_task_of(session: Session, structure_id: int) -> int | None:
+    """The newest task that a structure was in, or the one that made it, or None."""
+    asked = [
+        session.scalar(select(func.max(EventRow.task_id)).where(EventRow.structure_id == structure_id)),
+        session.scalar(
+            select(func.max(AttemptRow.task_id))
+            .join(RejectionRow, RejectionRow.attempt_id == AttemptRow.id)
+            .where(RejectionRow.structure_id == structure_id)
+        ),
+        _naming(session, structure_id),
+    ]
+    known = [task_id for task_id in asked if task_id is not None]
+    if known:
+        return max(known)
+    return session.scalar(select(StructureRow.task_id).where(StructureRow.id == structure_id))
+
+
+def _naming(session: Session, structure_id: int) -> int | None:
+    """The newest labelling or relaxation whose frozen inputs name a structure."""
+    # The text narrows the search inside the database; the list itself decides.
+    rows = session.execute(
+        select(TaskRow.id, TaskRow.inputs)
+        .where(TaskRow.kind.in_(("label", "relax")), cast(TaskRow.inputs, String).like(f"%{structure_id}%"))
+        .order_by(TaskRow.id.desc())
+    )
+    return next((i for i, inputs in rows if structure_id in inputs.get("structure_ids", ())), None)
+
+
+def rejections_of(session: Session, task_id: int, limit: int = 1000) -> list[dict[str, Any]]:
+    """Structures that the attempts at a task turned away, in order."""
+    own = select(AttemptRow.id).where(AttemptRow.task_id == task_id)
+    rows = session.execute(
+        select(RejectionRow.structure_id, RejectionRow.failure_class, RejectionRow.code, RejectionRow.message)
+        .where(RejectionRow.attempt_id.in_(own))
+        .order_by(RejectionRow.id)
+        .limit(limit)
+    )
+    return [
+        {"structure_id": i, "failure_class": _word(cls), "code": code, "message": message}
+        for i, cls, code, message in rows
+    ]
+
+
+def structure_states(session: Session, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """State and reason of structures, in the order of their ids."""
+    rows = session.execute(
+        select(StructureRow.id, StructureRow.state, StructureRow.reason)
+        .where(StructureRow.id.in_(ids))
+        .order_by(StructureRow.id)
+    )
+    return [{"id": i, "state": str(state), "reason": reason} for i, state, reason in rows]
+
+
+def _ends(column: Any) -> tuple[Any, Any]:
+    """Beginning and end of a text: the cause stands in the first line, or in the last of a traceback."""
+    # Numbers stand in the text of the query: as parameters PostgreSQL would not see that what is
+    # selected is what is grouped by.
+    return func.substr(column, _ONE, _HEAD), func.substr(column, func.length(column) - _TAIL)
+
+
+def _inputs(session: Session, task_ids: Sequence[int]) -> dict[int, list[int]]:
+    """Structures of tasks by their ids."""
+    rows = session.execute(select(TaskRow.id, TaskRow.inputs).where(TaskRow.id.in_(task_ids)))
+    return {task_id: list(inputs.get("structure_ids", ())) for task_id, inputs in rows}
+
+
+def _rejected(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int | None, str]]:
+    """Structure, task and message of rejections by their ids."""
+    rows = session.execute(
+        select(RejectionRow.id, RejectionRow.structure_id, AttemptRow.task_id, RejectionRow.message)
+        .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id, isouter=True)
+        .where(RejectionRow.id.in_(ids))
+    )
+    return {row_id: (structure_id, task_id, message) for row_id, structure_id, task_id, message in rows}
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None else str(value)
