@@ -110,6 +110,20 @@ def extend(
     command.extend(folder, extension, site=site, run=run, inline=inline)
 
 
+@click.command(short_help="Bring the store of an older hpcal up to date.")
+@click.argument("folder", metavar="DIR", type=FILE)
+def migrate(folder: Path) -> None:
+    """Bring the store of the campaign in DIR, made by an older hpcal, up to date; a copy is kept."""
+    from hpcal.store.migrate import migrate as bring_up_to_date
+
+    done = bring_up_to_date(folder)
+    if done.before == done.after:
+        click.echo(f"{folder} is up to date (schema {done.after})")
+        return
+    kept = "" if done.copy is None else f"; the store as it was: {done.copy}"
+    click.echo(f"{folder}: schema {done.before} to {done.after}{kept}")
+
+
 @click.command(short_help="End a running campaign in good order.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended.")
@@ -317,6 +331,7 @@ CAMPAIGN_COMMANDS: Final = (
     run,
     resume,
     extend,
+    migrate,
     stop,
     status,
     plan,

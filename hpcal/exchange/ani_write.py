@@ -19,6 +19,7 @@ level of theory are attributes, which torchani ignores.
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,14 +63,15 @@ def write_ani(path: Path, dataset: Dataset) -> list[str]:
         refuse(~has_forces, dataset, NAME, problem)
     with_states = bool(states(dataset).any())
     level = json.dumps(dataset.level.as_dict(), sort_keys=True) if dataset.level else "unknown"
-    with (
-        replacing(path) as out,
-        h5py.File(out.name, "w", track_order=False, locking=False) as file,
-    ):
+    # In memory, as HDF5 cannot close a file whose disk is full: it would stay open in this process.
+    memory = BytesIO()
+    with h5py.File(memory, "w", track_order=False) as file:
         file.attrs["level_of_theory"] = level
         for group in groups(dataset):
             arrays = _arrays(dataset, group, forces=bool(has_forces.any()), with_states=with_states)
             _write_group(file.create_group(group.name), group, arrays)
+    with replacing(path) as out:
+        out.write(memory.getbuffer())
     notes = []
     if with_states:
         notes.append("charges and multiplicities are under `charge` and `multiplicity`, which ANI ignores")

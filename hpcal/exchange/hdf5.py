@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,14 +82,17 @@ def write_shard(path: Path, dataset: Dataset) -> str:
         SHA-256 of the file, the same for the same data.
     """
     level = json.dumps(dataset.level.as_dict(), sort_keys=True) if dataset.level else "unknown"
+    # In memory, as HDF5 cannot close a file whose disk is full: it would stay open in this process.
+    memory = BytesIO()
+    with h5py.File(memory, "w", track_order=False) as file:
+        file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
+        for name, field in (_FIELDS | _OPTIONAL).items():
+            if (array := getattr(dataset, name)) is not None:
+                _store(file, name, array, field).attrs["level_of_theory"] = level
+    data = memory.getbuffer()
     with replacing(path) as out:
-        with h5py.File(out.name, "w", track_order=False, locking=False) as file:
-            file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
-            for name, field in (_FIELDS | _OPTIONAL).items():
-                if (array := getattr(dataset, name)) is not None:
-                    _store(file, name, array, field).attrs["level_of_theory"] = level
-        with open(out.name, "rb") as written:
-            return hashlib.file_digest(written, "sha256").hexdigest()
+        out.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_shard(path: Path, sha256: str | None = None) -> Dataset:

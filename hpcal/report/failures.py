@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,14 +90,15 @@ class Group:
         """The cause in words, with gaps where its texts differ."""
         return common(self.texts)
 
-    def add(self, mishap: Mishap, text: str) -> None:
-        """One more row of this cause."""
+    def add(self, mishap: Mishap, text: str | None = None) -> None:
+        """More rows of this cause, with their text where it was read."""
         self.count += mishap.count
         self.structures += mishap.structures
         self.last_task = _later(self.last_task, mishap.last_task)
         self.last_structure = _later(self.last_structure, mishap.last_structure)
         self.hosts.update(mishap.hosts)
-        self.texts.append(text)
+        if text is not None:
+            self.texts.append(text)
 
 
 def grouped(mishaps: Iterable[Mishap]) -> list[Group]:
@@ -106,11 +108,22 @@ def grouped(mishaps: Iterable[Mishap]) -> list[Group]:
     groups: dict[tuple[str | None, ...], Group] = {}
     for mishap in every:
         cls, text = classified(mishap)
+        same = [g for g in groups.values() if _alike(g, mishap)] if text == reasons.REST else []
+        if len(same) == 1:
+            # Where all that was read has one cause, so has what was only counted.
+            same[0].add(mishap)
+            continue
         key = (mishap.what, mishap.stage, cls, mishap.code, normalised(text, hosts))
         if key not in groups:
             groups[key] = Group(what=mishap.what, stage=mishap.stage, failure_class=cls, code=mishap.code)
         groups[key].add(mishap, text)
     return list(groups.values())
+
+
+def _alike(group: Group, rest: Mishap) -> bool:
+    """Whether what was only counted may be of a group: same stage and, where it is known, class."""
+    same = (group.what, group.stage, group.code) == (rest.what, rest.stage, rest.code)
+    return same and rest.failure_class in (None, group.failure_class)
 
 
 def classified(mishap: Mishap) -> tuple[str | None, str]:
@@ -136,10 +149,18 @@ def cause_of(head: str, tail: str | None = None) -> str:
 def normalised(text: str, hosts: Iterable[str] = ()) -> str:
     """A cause without what differs from case to case: paths, hosts, and words that hold a digit."""
     found = _PATH.sub(GAP, text)
-    for host in sorted(hosts, key=len, reverse=True):
-        found = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", GAP, found)
+    # Names with a digit go with the numbers below.
+    named = tuple(sorted((h for h in hosts if not any(map(str.isdigit, h))), key=len, reverse=True))
+    if named:
+        found = _any_of(named).sub(GAP, found)
     found = _VARIABLE.sub(GAP, found)
     return " ".join(_RUN.sub(GAP, found).split())
+
+
+@lru_cache(maxsize=4)
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of some words as a word of its own."""
+    return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, names))})(?![\w-])")
 
 
 def common(texts: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def _failures(data: ReportData) -> Section:
     failed: list[list[Cell]] = [
         [f["what"], f["kind"], f["failure_class"], f["count"], f["cause"], f["task_id"]]
         for f in data.status["failures"]
-        if f["what"] != "rejection"
+        if f["what"] in ("task", "quarantine")
     ]
     body += "<h3>Failed tasks and quarantined structures</h3>" + table(
         ("what", "kind", "class", "number", "cause", "last task"),
@@ -99,6 +99,11 @@ def _failures(data: ReportData) -> Section:
     body += "<h3>Attempts that failed or were lost</h3>" + _counted(
         ("task", "attempt", "reason"), data.attempt_endings, "table attempt; a lost one is tried again"
     )
+    aside: list[list[Cell]] = [
+        [h["host"], _moment(h["time"]), h["message"]] for h in data.status["hosts_set_aside"]
+    ]
+    if aside:
+        body += "<h3>Hosts set aside</h3>" + table(("host", "UTC", ""), aside, "table event (host_set_aside)")
     return Section(anchor="failures", title="Failures", body=body)
 
 
@@ -170,8 +175,17 @@ def _percent(value: float | None) -> str | None:
 
 
 def _events(data: ReportData) -> Section:
-    rows: list[list[Cell]] = [
-        [datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S"), kind, message]
-        for time, kind, message in data.events
+    rows: list[list[Cell]] = [[_moment(time), kind, message] for time, kind, message in data.events]
+    body = table(("UTC", "event", ""), rows, "table event")
+    changed: list[list[Cell]] = [
+        [_moment(change["time"]), "; ".join(" ".join(line.split()) for line in change["lines"])]
+        for change in data.status["changes"]
     ]
-    return Section(anchor="events", title="Events", body=table(("UTC", "event", ""), rows, "table event"))
+    if changed:
+        source = "table event (changed): accepted by --accept-changes or hpcal extend"
+        body += "<h3>Changes of the campaign file</h3>" + table(("UTC", "lines"), changed, source)
+    return Section(anchor="events", title="Events", body=body)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

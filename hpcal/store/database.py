@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from hpcal.store.connect import reader, writer
 from hpcal.store.lease import Lease
 from hpcal.store.lease_file import HolderRecord
 from hpcal.store.location import SNAPSHOT_FILE, STORE_FILE, Location
-from hpcal.store.tables import SCHEMA_VERSION, Base, Campaign, EventRow
+from hpcal.store.tables import ALEMBIC, SCHEMA_VERSION, Base, Campaign, EventRow
 
 __all__ = ["STORE_FILE", "Store", "add_event"]
 
@@ -64,6 +64,8 @@ class Store:
             if location.schema is not None:
                 connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{location.schema}"'))
             Base.metadata.create_all(connection)
+            if connection.scalar(select(ALEMBIC.c.version_num)) is None:
+                connection.execute(insert(ALEMBIC).values(version_num=str(SCHEMA_VERSION)))
         return cls(engine, location)
 
     @classmethod

@@ -6,8 +6,9 @@ come as they were recorded; the report makes causes of them. Nothing here writes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, String, cast, func, literal_column, select, text, type_coerce
@@ -18,7 +19,9 @@ from hpcal.store.tables import AttemptRow, EventRow, RejectionRow, StructureRow,
 from hpcal.store.transitions import StructureState, TaskState
 
 GROUPS: Final = 2000
-"""Most distinct texts of one kind that are read; those of the newest rows come first."""
+"""Most distinct texts of one kind that are read, those of the newest rows; the rest is counted."""
+REST: Final = "others, not told apart"
+"""Text of what is only counted."""
 INTERRUPTED: Final = ("its controller ended", "stopped as asked")
 """Ends of attempts that are no failure: they were stopped with their controller."""
 ENDED_BADLY: Final = "state IN ('failed', 'lost')"
@@ -76,7 +79,7 @@ def given_up(session: Session, kinds: Sequence[str]) -> list[Mishap]:
         .limit(GROUPS)
     ).all()  # fmt: skip
     newest = _inputs(session, [row[5] for row in rows if row[0] in ("label", "relax")])
-    return [
+    found = [
         Mishap(
             what="task",
             stage=kind,
@@ -90,6 +93,15 @@ def given_up(session: Session, kinds: Sequence[str]) -> list[Mishap]:
         )
         for kind, cls, first, last, n, task_id, units in rows
     ]
+    if len(found) < GROUPS:
+        return found
+    totals = session.execute(
+        select(TaskRow.kind, TaskRow.failure_class, func.count(), func.max(TaskRow.id))
+        .where(TaskRow.kind.in_(kinds), TaskRow.state == TaskState.FAILED)
+        .group_by(TaskRow.kind, TaskRow.failure_class)
+    )
+    every = [_total("task", kind, _word(cls), n, task_id) for kind, cls, n, task_id in totals]
+    return found + _rest(found, every)
 
 
 def tried_again(session: Session) -> list[Mishap]:
@@ -107,7 +119,7 @@ def tried_again(session: Session) -> list[Mishap]:
         .order_by(func.max(AttemptRow.id).desc())
         .limit(GROUPS)
     )  # fmt: skip
-    return [
+    found = [
         Mishap(
             what="retried",
             stage=kind,
@@ -120,6 +132,20 @@ def tried_again(session: Session) -> list[Mishap]:
         )
         for kind, word, first, last, host, n, task_id in rows
     ]
+    if len(found) < GROUPS:
+        return found
+    totals = session.execute(
+        select(TaskRow.kind, state, func.count(), func.max(AttemptRow.task_id))
+        .select_from(AttemptRow)
+        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
+        .where(_BADLY, TaskRow.state != TaskState.FAILED, AttemptRow.exit_reason.not_in(INTERRUPTED))
+        .group_by(TaskRow.kind, AttemptRow.state)
+    )
+    every = [
+        _total("retried", kind, "node" if word == TaskState.LOST else None, n, task_id)
+        for kind, word, n, task_id in totals
+    ]
+    return found + _rest(found, every)
 
 
 def relabelled(session: Session) -> list[Mishap]:
@@ -144,11 +170,11 @@ def relabelled(session: Session) -> list[Mishap]:
         .order_by(func.max(broken.c.event).desc())
         .limit(GROUPS)
     )  # fmt: skip
-    return [
+    found = [
         Mishap(
             what="retried",
             stage="label",
-            failure_class=_word(found),
+            failure_class=_word(word),
             head=first,
             tail=last,
             count=n,
@@ -156,8 +182,15 @@ def relabelled(session: Session) -> list[Mishap]:
             last_task=task_id,
             last_structure=structure_id,
         )
-        for found, first, last, n, task_id, structure_id, several in rows
+        for word, first, last, n, task_id, structure_id, several in rows
     ]
+    if len(found) < GROUPS:
+        return found
+    totals = session.execute(
+        select(broken.c.cls, func.count(), func.max(broken.c.task)).group_by(broken.c.cls)
+    )
+    every = [_total("retried", "label", _word(word), n, task_id) for word, n, task_id in totals]
+    return found + _rest(found, every)
 
 
 def rejections(session: Session) -> list[Mishap]:
@@ -193,10 +226,7 @@ def rejections(session: Session) -> list[Mishap]:
 
 
 def _by_message(session: Session, one: Mishap) -> list[Mishap]:
-    """The rejections of one code apart by their messages, the most frequent ones.
-
-    What is not read for its number is added to the newest one, so that the count stays exact.
-    """
+    """The rejections of one code apart by their messages."""
     rows = session.execute(
         select(RejectionRow.message, func.count(), func.max(RejectionRow.id))
         .where(RejectionRow.failure_class == one.failure_class, RejectionRow.code == one.code)
@@ -205,7 +235,6 @@ def _by_message(session: Session, one: Mishap) -> list[Mishap]:
         .limit(GROUPS)
     ).all()
     newest = _rejected(session, [row[2] for row in rows])
-    left = one.count - sum(row[1] for row in rows)
     found = []
     for message, n, row_id in rows:
         structure_id, task_id, _ = newest[row_id]
@@ -217,38 +246,35 @@ def _by_message(session: Session, one: Mishap) -> list[Mishap]:
                 code=one.code,
                 head=message,
                 tail=message,
-                count=n + left,
-                structures=n + left,
+                count=n,
+                structures=n,
                 last_task=task_id,
                 last_structure=structure_id,
             )
         )
-        left = 0
-    return found
+    return found + _rest(found, [replace(one, head=REST, tail=REST)])
 
 
 def quarantines(session: Session) -> list[Mishap]:
     """Structures that were set aside without a rejection, such as seeds that could not be relaxed."""
     turned_away = select(RejectionRow.id).where(RejectionRow.structure_id == StructureRow.id)
+    aside = (
+        # Naming every split lets the index on (split, state) answer.
+        StructureRow.split.in_(list(Split)),
+        StructureRow.state == StructureState.QUARANTINED,
+        ~turned_away.exists(),
+    )
     rows = session.execute(
-        select(
-            StructureRow.origin, StructureRow.reason, func.count(), func.max(StructureRow.id),
-            func.max(StructureRow.task_id),
-        )
-        .where(
-            # Naming every split lets the index on (split, state) answer.
-            StructureRow.split.in_(list(Split)),
-            StructureRow.state == StructureState.QUARANTINED,
-            ~turned_away.exists(),
-        )
+        select(StructureRow.origin, StructureRow.reason, func.count(), func.max(StructureRow.id))
+        .where(*aside)
         .group_by(StructureRow.origin, StructureRow.reason)
         .order_by(func.max(StructureRow.id).desc())
         .limit(GROUPS)
-    )  # fmt: skip
-    return [
+    )
+    found = [
         Mishap(
             what="quarantine",
-            stage="relax" if origin == "seed" else "label",
+            stage=_stage(origin),
             failure_class=None,
             head=reason or "",
             tail=reason or "",
@@ -256,8 +282,54 @@ def quarantines(session: Session) -> list[Mishap]:
             structures=n,
             last_structure=structure_id,
         )
-        for origin, reason, n, structure_id, _ in rows
+        for origin, reason, n, structure_id in rows
     ]
+    if len(found) < GROUPS:
+        return found
+    totals = session.execute(
+        select(StructureRow.origin, func.count()).where(*aside).group_by(StructureRow.origin)
+    )
+    every = [
+        replace(_total("quarantine", _stage(origin), None, n, None), structures=n) for origin, n in totals
+    ]
+    return found + _rest(found, every)
+
+
+def _stage(origin: str) -> str:
+    """The stage that a structure of an origin is in."""
+    return "relax" if origin == "seed" else "label"
+
+
+def _total(what: str, stage: str, failure_class: str | None, count: int, task_id: int | None) -> Mishap:
+    return Mishap(
+        what=what,
+        stage=stage,
+        failure_class=failure_class,
+        head=REST,
+        tail=REST,
+        count=count,
+        last_task=task_id,
+    )
+
+
+def _rest(found: Sequence[Mishap], totals: Sequence[Mishap]) -> list[Mishap]:
+    """What the totals hold beyond what was read; those of one stage and class are one total."""
+    counts: Counter[tuple[str | None, ...]] = Counter()
+    for mishap in found:
+        counts[_sort(mishap)] -= mishap.count
+    kinds: dict[tuple[str | None, ...], Mishap] = {}
+    for total in totals:
+        counts[_sort(total)] += total.count
+        kinds[_sort(total)] = total
+    return [
+        replace(total, count=counts[key], structures=counts[key] if total.structures else 0)
+        for key, total in kinds.items()
+        if counts[key] > 0
+    ]
+
+
+def _sort(mishap: Mishap) -> tuple[str | None, ...]:
+    return mishap.what, mishap.stage, mishap.failure_class, mishap.code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,12 +419,16 @@ def _ends(column: Any) -> tuple[Any, Any]:
 
 def _inputs(session: Session, task_ids: Sequence[int]) -> dict[int, list[int]]:
     """Structures of tasks by their ids."""
+    if not task_ids:
+        return {}
     rows = session.execute(select(TaskRow.id, TaskRow.inputs).where(TaskRow.id.in_(task_ids)))
     return {task_id: list(inputs.get("structure_ids", ())) for task_id, inputs in rows}
 
 
 def _rejected(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int | None, str]]:
     """Structure, task and message of rejections by their ids."""
+    if not ids:
+        return {}
     rows = session.execute(
         select(RejectionRow.id, RejectionRow.structure_id, AttemptRow.task_id, RejectionRow.message)
         .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id, isouter=True)

@@ -10,7 +10,19 @@ from __future__ import annotations
 import enum
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import JSON, Enum, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    Column,
+    Enum,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from hpcal.core.errors import FailureClass
@@ -67,6 +79,10 @@ class Base(DeclarativeBase):
         bytes: LargeBinary,
         **{kind: _words(kind) for kind in WORDS},
     }
+
+
+ALEMBIC: Final = Table("alembic_version", Base.metadata, Column("version_num", String(32), primary_key=True))
+"""Alembic's own table: the step that the schema stands at."""
 
 
 class Campaign(Base):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
+import sqlite3
 from pathlib import Path
 from typing import get_args
 
@@ -61,6 +63,84 @@ def test_watching_ends_with_the_campaign(finished):
     result = hpcal("status", finished, "--watch")
     assert result.exit_code == 0
     assert "finished" in result.stdout
+
+
+class Clock:
+    """Sleeps by moving a campaign on: it runs for a while, then it is finished."""
+
+    def __init__(self, root: Path, looks: int, state: str = "finished") -> None:
+        self.root, self.left, self.state = root, looks, state
+
+    def __call__(self, seconds: float) -> None:
+        assert 1 <= seconds <= 10
+        self.left -= 1
+        if self.left == 0:
+            put(self.root, f"state = '{self.state}'")
+
+
+def put(root: Path, what: str) -> None:
+    """Changes the row of the campaign."""
+    connection = sqlite3.connect(root / "store.db")
+    connection.execute(f"UPDATE campaign SET {what}")
+    connection.commit()
+    connection.close()
+
+
+def run_elsewhere(root: Path) -> None:
+    """Makes a campaign look as if a controller of another host ran it."""
+    put(root, "state = 'running', lease_host = 'elsewhere', lease_pid = 1, lease_process_start = 0")
+
+
+def test_watching_looks_again_until_the_campaign_ends(own_copy, monkeypatch):
+    run_elsewhere(own_copy)
+    monkeypatch.setattr("hpcal.cli.look.time.sleep", Clock(own_copy, 3))
+    result = hpcal("status", own_copy, "--watch")
+    assert result.exit_code == 0
+    # What has not changed is not printed again.
+    assert result.stdout.count("tiny on local, running") == 1
+    assert result.stdout.rstrip().count("tiny on local, finished") == 1
+
+
+def test_watching_as_json_is_a_line_a_look(own_copy, monkeypatch):
+    run_elsewhere(own_copy)
+    monkeypatch.setattr("hpcal.cli.look.time.sleep", Clock(own_copy, 2))
+    lines = hpcal("status", own_copy, "--watch", "--json").stdout.splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["running", "finished"]
+
+
+def test_watching_ends_when_the_controller_is_dead(own_copy, monkeypatch):
+    put(
+        own_copy,
+        f"state = 'running', lease_host = '{socket.gethostname()}', lease_pid = 2147483000, "
+        "lease_process_start = 1.0",
+    )
+    monkeypatch.setattr("hpcal.cli.look.time.sleep", lambda _: pytest.fail("it would wait for ever"))
+    result = hpcal("status", own_copy, "--watch")
+    assert result.exit_code == 0
+    assert f"its controller is dead: go on with `hpcal resume {own_copy}`" in result.stdout
+    assert as_json("status", own_copy)["next"] == f"hpcal resume {own_copy}"
+
+
+def test_ctrl_c_ends_watching(own_copy, monkeypatch):
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    run_elsewhere(own_copy)
+    monkeypatch.setattr("hpcal.cli.look.time.sleep", interrupted)
+    assert hpcal("status", own_copy, "--watch").exit_code == 0
+
+
+def test_accepted_changes_are_shown(own_copy, edited):
+    file = edited(("labels: 32", "labels: 36"), ("generations: 2", "generations: 9"))
+    result = hpcal("run", file, "--dir", own_copy, "--accept-changes", "--inline")
+    assert result.exit_code == 0, result.stderr
+    (change,) = as_json("status", own_copy)["changes"]
+    assert change["lines"] == ["-  generations: 2", "-  labels: 32", "+  generations: 9", "+  labels: 36"]
+    line = hpcal("status", own_copy).stdout.partition("changes of the campaign file\n")[2].splitlines()[0]
+    assert line.endswith("- generations: 2; - labels: 32; + generations: 9; + labels: 36")
+    html = (own_copy / "report.html").read_text()
+    assert "Changes of the campaign file" in html
+    assert "+ labels: 36" in html
 
 
 def test_trace_of_a_labelled_structure(finished):

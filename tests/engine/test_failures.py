@@ -239,10 +239,13 @@ def test_a_bug_stops_its_stage_with_its_traceback_kept(campaign_file, tmp_path, 
     root = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr("hpcal.engine.work.learning.evaluate", broken)
-        with pytest.raises(CampaignFailed, match=r"stage evaluate: task \d+ .*ZeroDivisionError: in a plugin"):
+        with pytest.raises(
+            CampaignFailed, match=r"stage evaluate: task \d+ .*ZeroDivisionError: in a plugin"
+        ):
             run_inline(campaign_file(), root)
     ((log,),) = query(
-        root, "SELECT log FROM attempt JOIN task ON task.id = task_id WHERE task.state = 'failed' AND number = 2"
+        root,
+        "SELECT log FROM attempt JOIN task ON task.id = task_id WHERE task.state = 'failed' AND number = 2",
     )
     assert "Traceback" in (root / log).read_text()
     assert "ZeroDivisionError" in query(root, "SELECT message FROM event WHERE kind = 'failed'")[0][0]

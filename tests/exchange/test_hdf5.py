@@ -124,7 +124,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", random_dataset(3))
     before = (tmp_path / "a.h5").read_bytes()
     code = (
-        "import resource, signal, sys; sys.path[:0] = [sys.argv[2]]; from pathlib import Path; import test_hdf5 as t\n"
+        "import resource, signal, sys; sys.path[:0] = [sys.argv[2]]\n"
+        "from pathlib import Path; import test_hdf5 as t\n"
         "dataset = t.random_dataset(3000)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"

@@ -56,7 +56,7 @@ def variant(number: int, folder: Path) -> Variant:
     base.mkdir(parents=True)
     raw = _campaign(rng, base)
     spec = campaign_of(Document(raw, {}, f"variant {number}"), base)
-    slots = {"label": rng.choice((1, 2, 3)), "sample": rng.choice((1, 2)), "train": rng.choice((1, 1, 2))}
+    slots = {"label": rng.choice((1, 2, 4)), "sample": rng.choice((1, 2, 3)), "train": rng.choice((1, 1, 2))}
     if rng.random() < 0.3:
         slots["score"] = 1
     if rng.random() < 0.3:
@@ -120,9 +120,9 @@ def _sampler(rng: random.Random) -> dict[str, Any]:
 def _stop(rng: random.Random) -> dict[str, Any]:
     stop: dict[str, Any] = {"quiet_walkers": rng.randint(2, 5), "quiet_share": 0.3}
     if rng.random() < 0.7:
-        stop["labels"] = rng.choice((6, 8, 10, 12, 15, 20))
-    if rng.random() < 0.5 or "labels" not in stop:
-        stop["generations"] = rng.choice((1, 1, 2, 3))
+        stop["labels"] = rng.choice((5, 6, 7, 8, 10, 12, 16))
+    if rng.random() < 0.6 or "labels" not in stop:
+        stop["generations"] = rng.choice((1, 1, 1, 2, 2, 3))
     if rng.random() < 0.4:
         stop["quiet_generations"] = rng.randint(1, 2)
     return stop

@@ -15,10 +15,6 @@ IDLE_LIMIT: Final = 40
 """Looks around without anything under way after which the controller counts as stuck."""
 
 
-GATHER_S: Final = 3.0
-"""Completions within at most this time of the first come together."""
-
-
 class SimulatedDispatcher:
     """Carries assignments to the virtual hosts of a world.
 
@@ -85,8 +81,8 @@ class SimulatedDispatcher:
         self._on_wait(self)
         world = self._world
         limit = world.clock + timeout
-        # Most looks around find nothing: only one in four times is so short a wait played out.
-        patient = world.rng.random() < 0.75
+        # Most looks around find nothing: so short a wait is seldom played out.
+        patient = world.rng.random() < 0.95
         while not self._reports:
             following = world.next_event()
             if following is None or (following > limit and not patient):
@@ -100,7 +96,7 @@ class SimulatedDispatcher:
 
     def _gather(self) -> None:
         """Completions close to each other come together."""
-        window = self._world.clock + GATHER_S * self._world.rng.random()
+        window = self._world.clock + self._world.gather_s * self._world.rng.random()
         while self._reports and (following := self._world.next_event()) is not None and following <= window:
             self._world.advance(window)
 

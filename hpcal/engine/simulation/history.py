@@ -110,7 +110,12 @@ class History:
             moody=rng.choice((0.0, 0.5)),
         )
         self.world = World(
-            rng=rng, nature=nature, rates=Rates.draw(rng), steps=self.outcome.steps, on_work=self._on_work
+            rng=rng,
+            nature=nature,
+            rates=Rates.draw(rng),
+            gather_s=rng.choice((0.5, 4.0, 10.0, 10.0)),
+            steps=self.outcome.steps,
+            on_work=self._on_work,
         )
         self.watch: Watch | None = None
         self.finished_labels: set[int] = set()

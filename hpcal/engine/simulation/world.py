@@ -82,6 +82,7 @@ class World:
     """Everything outside the controller.
 
     Attributes:
+        gather_s: completions within at most this time of the first come together.
         clock: seconds.
         steps: what has happened, for a person.
         fates: how often each fate befell an attempt.
@@ -91,6 +92,7 @@ class World:
     rng: random.Random
     nature: Nature
     rates: Rates
+    gather_s: float = 0.0
     clock: float = START
     steps: list[str] = field(default_factory=list)
     hosts: list[Host] = field(default_factory=list)

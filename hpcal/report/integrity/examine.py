@@ -17,6 +17,7 @@ from hpcal.report.integrity.outliers import outlier_findings
 from hpcal.report.integrity.shapes import shapes
 from hpcal.report.integrity.states import state_findings
 from hpcal.report.integrity.twins import find_twins
+from hpcal.report.integrity.units import unit_findings
 
 ORDER: Final = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
 
@@ -82,6 +83,7 @@ def examine(collection: Collection, aims: Aims) -> tuple[list[Finding], dict[str
         *duplicate_findings(
             collection, find_twins(collection, aims.near), near_A=aims.near, limit=aims.limit
         ),
+        *unit_findings(collection),
         *outlier_findings(collection, seen, aims.checks, limit=aims.limit),
         *balance_findings(collection, aims.checks, gated=aims.gated, limit=aims.limit),
         *coverage_findings(covered, seen, limit=aims.limit),

@@ -21,10 +21,6 @@ ABSURD_EV: Final = 20.0
 """eV an atom off the fit, which no bond explains: another unit, or another reference of energy."""
 MIN_FRAMES: Final = 10
 """Frames below which no distribution is told."""
-LENGTH_BAND: Final = (0.62, 1.7)
-"""Where the median of the closest contacts lies if lengths are in Å, in sums of covalent radii.
-
-Bohr taken for Å gives 1.7 to 2.3, Å taken for bohr 0.45 to 0.6."""
 ROUNDS: Final = 30
 
 
@@ -75,7 +71,6 @@ def outlier_findings(
         *_energies(collection, limit),
         *_forces(collection, checks, limit),
         *_contacts(collection, shapes, checks, limit),
-        *_lengths(shapes),
     ]
 
 
@@ -226,22 +221,3 @@ def _contact(collection: Collection, shapes: Shapes, i: int) -> Example:
         detail=f"atoms {names} are {shapes.distance[i]:.3f} Å apart ({shapes.contact[i]:.2f} radii)",
         value=float(shapes.contact[i]),
     )
-
-
-def _lengths(shapes: Shapes) -> list[Finding]:
-    contacts = shapes.contact[np.isfinite(shapes.contact)]
-    if len(contacts) < MIN_FRAMES:
-        return []
-    median = float(np.median(contacts))
-    if LENGTH_BAND[0] <= median <= LENGTH_BAND[1]:
-        return []
-    unit = "Å taken for bohr" if median < 1 else "bohr taken for Å"
-    return [
-        Finding(
-            kind="lengths",
-            severity=Severity.ERROR,
-            count=len(contacts),
-            meaning=f"The closest atoms of half the structures are {median:.2f} sums of covalent radii "
-            f"apart, where bonds have about 1: {unit}, likely. State the unit of length on import.",
-        )
-    ]

@@ -1,19 +1,19 @@
 """Structures of one geometry, and those that are nearly so, among hundreds of thousands.
 
 The signatures of :mod:`hpcal.core.fingerprint` are points of which those of one geometry lie within
-a known window of each other; a k-d tree in the largest difference of any component names the pairs,
-and the alignment confirms them. No pair within the distance asked for is outside the window.
+a known window of each other in every component; boxes name the pairs, and the alignment confirms
+them. No pair within the distance asked for is outside the window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from hpcal.core.alignment import displacement
 from hpcal.core.arrays import AnyArray, FloatArray, IntArray
@@ -22,10 +22,14 @@ from hpcal.report.integrity.collection import Collection, Composition
 
 MOST_PAIRS: Final = 50_000
 """Candidates of a composition that are aligned, those with the nearest signatures first."""
-MOST_LISTED: Final = 5_000_000
-"""Candidates of a composition that are listed at once."""
-NEIGHBOURS: Final = 8
-"""Candidates of a structure where there are more than can be listed."""
+MOST_COMPARED: Final = 400_000_000
+"""Candidates of a composition whose signatures are compared."""
+PORTION: Final = 1 << 21
+"""Candidates at a time."""
+BOXED: Final = 6
+"""Components along which points are put into boxes."""
+BOX: Final = 4.0
+"""Edge of a box, in radii: a point asks 1.5 boxes along each component."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,44 +141,88 @@ def _signatures(collection: Collection, group: Composition, index: IntArray, per
 
 
 def _candidates(points: FloatArray, radius: float, splits: AnyArray | None = None) -> tuple[IntArray, int]:
-    """(k, 2) pairs of points within a radius in every component, the nearest first; and how many were
-    left out. With splits, only pairs of different ones.
-    """  # noqa: D205
-    tree = cKDTree(points) if points.shape[1] else None
-    if tree is None:  # single atoms: all alike
-        pairs = np.column_stack([np.zeros(len(points) - 1, dtype=np.int64), np.arange(1, len(points))])
-        total = len(pairs)
-    else:
-        total = (int(tree.count_neighbors(tree, radius, p=np.inf)) - len(points)) // 2
-        if total <= MOST_LISTED:
-            pairs = tree.query_pairs(radius, p=np.inf, output_type="ndarray")
-        else:
-            pairs = _nearest(tree, points, radius, splits)
-    if splits is not None:
-        different = splits[pairs[:, 0]] != splits[pairs[:, 1]]
-        if total <= MOST_LISTED:
-            total = int(different.sum())
-        pairs = pairs[different]
-    if len(pairs) > MOST_PAIRS:
-        distance = np.abs(points[pairs[:, 0]] - points[pairs[:, 1]]).max(axis=1, initial=0.0)
-        pairs = pairs[np.argsort(distance, kind="stable")[:MOST_PAIRS]]
-    return pairs, max(0, total - len(pairs))
+    """(k, 2) pairs of points within a radius in every component, and how many were left out.
+
+    Where there are more than can be aligned, the nearest ones are kept. With splits, only pairs of
+    different ones are looked for.
+    """
+    kept, distances, skipped = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)], 0
+    for pairs, missed in close_pairs(points, radius):
+        skipped += missed
+        if splits is not None:
+            pairs = pairs[splits[pairs[:, 0]] != splits[pairs[:, 1]]]  # noqa: PLW2901
+        kept.append(pairs)
+        distances.append(np.abs(points[pairs[:, 0]] - points[pairs[:, 1]]).max(axis=1, initial=0.0))
+        if sum(map(len, kept)) > 4 * MOST_PAIRS:
+            nearest, distance, dropped = _nearest(kept, distances)
+            kept, distances, skipped = [nearest], [distance], skipped + dropped
+    nearest, _, dropped = _nearest(kept, distances)
+    return nearest, skipped + dropped
 
 
-def _nearest(tree: cKDTree, points: FloatArray, radius: float, splits: AnyArray | None) -> IntArray:
-    """(k, 2) pairs of each point with its nearest ones (of other splits, where given)."""
-    found = []
-    wholes = [(np.arange(len(points)), tree, np.arange(len(points)))]
-    if splits is not None:
-        wholes = []
-        for split in np.unique(splits):
-            inside, outside = np.flatnonzero(splits == split), np.flatnonzero(splits != split)
-            wholes.append((inside, cKDTree(points[outside]), outside))
-    for asking, among, names in wholes:
-        places = np.asarray(
-            among.query(points[asking], k=NEIGHBOURS, p=np.inf, distance_upper_bound=radius)[1]
-        )
-        row, column = np.nonzero(places < len(names))
-        found.append(np.column_stack([asking[row], names[places[row, column]]]))
-    pairs = np.sort(np.concatenate(found), axis=1)
-    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+def _nearest(kept: list[IntArray], distances: list[FloatArray]) -> tuple[IntArray, FloatArray, int]:
+    pairs, distance = np.concatenate(kept), np.concatenate(distances)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], distance))[:MOST_PAIRS]
+    return pairs[order], distance[order], len(pairs) - len(order)
+
+
+def close_pairs(points: FloatArray, radius: float) -> Iterator[tuple[IntArray, int]]:
+    """All pairs of (n, K) points whose components all differ by at most a radius, in portions.
+
+    Points are put into boxes along the components that vary most; each asks the boxes that its
+    neighbourhood touches, and what is there is compared in all components.
+
+    Yields:
+        (k, 2) pairs i < j, and how many candidates of the portion were not compared (a number that is
+        positive only where hundreds of millions of pairs share boxes).
+    """
+    spread = np.ptp(points, axis=0) if len(points) else np.zeros(points.shape[1])
+    wide = np.argsort(-spread, kind="stable")[:BOXED]
+    boxed = points[:, wide] / (BOX * radius)
+    own = _keys(np.floor(boxed).astype(np.int64))
+    order = np.argsort(own, kind="stable")
+    stored = own[order]
+    asking, boxes = _touched(boxed)
+    keys = _keys(boxes)
+    start = np.searchsorted(stored, keys, side="left")
+    counts = np.searchsorted(stored, keys, side="right") - start
+    share = max(1, MOST_COMPARED // len(keys))
+    shown = np.minimum(counts, share) if counts.sum() > MOST_COMPARED else counts
+    ends = np.cumsum(shown)
+    first = 0
+    while first < len(keys):
+        last = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + PORTION, side="right"))
+        last = max(last, first + 1)
+        part = slice(first, last)
+        i = np.repeat(asking[part], shown[part])
+        within = np.arange(len(i)) - np.repeat(np.cumsum(shown[part]) - shown[part], shown[part])
+        j = order[np.repeat(start[part], shown[part]) + within]
+        i, j = i[i < j], j[i < j]
+        for k in wide:
+            near = np.abs(points[i, k] - points[j, k]) <= radius
+            i, j = i[near], j[near]
+        near = (np.abs(points[i] - points[j]) <= radius).all(axis=1)
+        yield np.column_stack([i[near], j[near]]), int((counts[part] - shown[part]).sum()) // 2
+        first = last
+
+
+def _touched(boxed: FloatArray) -> tuple[IntArray, IntArray]:
+    """(q,) points and (q, m) boxes that a point's neighbourhood, of half a width 1 / BOX, touches."""
+    low = np.floor(boxed - 1 / BOX).astype(np.int64)
+    high = np.floor(boxed + 1 / BOX).astype(np.int64)
+    asking, boxes = np.arange(len(boxed)), low
+    for k in range(boxed.shape[1]):
+        other = np.flatnonzero(high[asking, k] != low[asking, k])
+        more = boxes[other].copy()
+        more[:, k] = high[asking[other], k]
+        asking, boxes = np.concatenate([asking, asking[other]]), np.concatenate([boxes, more])
+    return asking, boxes
+
+
+def _keys(boxes: IntArray) -> AnyArray:
+    """(q,) numbers of boxes; different boxes may share one, which costs a comparison."""
+    keys = np.zeros(len(boxes), dtype=np.uint64)
+    for column in boxes.T:
+        keys = (keys ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(32)
+    return keys

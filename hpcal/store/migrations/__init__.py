@@ -1,0 +1,1 @@
+"""How stores of earlier releases are brought up to date (Alembic)."""
