@@ -37,12 +37,33 @@ def init(example: str | None) -> None:
 @site_option
 @click.option("--dir", "folder", type=FILE, help="Folder of the campaign.  [default: its name]")
 @click.option("--accept-changes", is_flag=True, help="Go on although the campaign file has changed.")
+@click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    help="PostgreSQL database for the store of a new campaign, such as postgresql://user@host/database; "
+    "its password comes from ~/.pgpass or PGPASSWORD.  [default: SQLite in the folder]",
+)
 @inline_option
-def run(campaign: Path, site: str | None, folder: Path | None, accept_changes: bool, inline: bool) -> None:
+def run(
+    campaign: Path,
+    site: str | None,
+    folder: Path | None,
+    accept_changes: bool,
+    store_url: str | None,
+    inline: bool,
+) -> None:
     """Start the campaign of a file, or resume it where its folder already holds it."""
     from hpcal.cli import run as command
 
-    command.run(campaign, site=site, folder=folder, accept_changes=accept_changes, inline=inline)
+    command.run(
+        campaign,
+        site=site,
+        folder=folder,
+        accept_changes=accept_changes,
+        inline=inline,
+        store_url=store_url,
+    )
 
 
 @click.command(short_help="Resume the campaign of a folder.")

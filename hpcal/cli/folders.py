@@ -11,8 +11,9 @@ from typing import Final
 
 from hpcal.core.errors import InputError
 from hpcal.store import campaigns
-from hpcal.store.database import STORE_FILE, Store
+from hpcal.store.database import Store
 from hpcal.store.lease import process_alive
+from hpcal.store.location import LEASE_FILE, LOCATION_FILE, SNAPSHOT_FILE, STATUS_FILE, STORE_FILE
 from hpcal.store.session import Session
 
 OWN: Final = frozenset(
@@ -25,7 +26,13 @@ OWN: Final = frozenset(
         "shards",
         "stop",
         "tasks",
+        "store.part",
+        LEASE_FILE,
+        LOCATION_FILE,
+        SNAPSHOT_FILE,
+        STATUS_FILE,
         STORE_FILE,
+        f"{STORE_FILE}-journal",
         f"{STORE_FILE}-shm",
         f"{STORE_FILE}-wal",
     }
@@ -35,14 +42,7 @@ OWN: Final = frozenset(
 
 def begun(root: Path) -> bool:
     """Whether a folder holds a campaign; one that was killed at its very start holds none yet."""
-    if not (root / STORE_FILE).is_file():
-        return False
-    store = Store.read(root)
-    try:
-        with store.session() as session:
-            return campaigns.exists(session)
-    finally:
-        store.close()
+    return Store.begun(root)
 
 
 def refuse_foreign(root: Path) -> None:

@@ -92,6 +92,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _file(path: Path, name: str, options: ReadOptions) -> Collection:
     """The labelled structures of a file, numbered as in the file."""
+    if not path.exists():
+        raise InputError(f"no such file or folder: {path}")
     if path.is_dir() and not any(path.rglob("*.raw")):
         raise InputError(f"{path} holds neither a campaign (no store.db) nor DeePMD data (no type.raw)")
     found = read_found(path, options)

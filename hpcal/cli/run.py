@@ -25,13 +25,25 @@ from hpcal.engine.start import begin, difference, recorded_spec, recorded_state,
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.schema import Site, load_site, site_file
 from hpcal.store import campaigns
+from hpcal.store.location import checked_url
 from hpcal.store.transitions import CampaignState
 
 DEFAULT_SITE = "local"
 
 
-def run(file: Path, *, site: str | None, folder: Path | None, accept_changes: bool, inline: bool) -> None:
+def run(
+    file: Path,
+    *,
+    site: str | None,
+    folder: Path | None,
+    accept_changes: bool,
+    inline: bool,
+    store_url: str | None = None,
+) -> None:
     """Starts the campaign of a file, or resumes it where the folder holds it.
+
+    Args:
+        store_url: PostgreSQL URL for the store of a new campaign.
 
     Raises:
         InputError: the file, its data or the folder cannot be used.
@@ -44,10 +56,12 @@ def run(file: Path, *, site: str | None, folder: Path | None, accept_changes: bo
         _resume(root, spec=spec, site=site, accept_changes=accept_changes, inline=inline)
         return
     refuse_foreign(root)
+    if store_url is not None:
+        checked_url(store_url)
     machine = Machine.of(site or DEFAULT_SITE, inline=inline)
     machine.check_folder(root)
     with _terminated_as_interrupted():
-        context, notes = begin(spec, root, machine.nobody(), machine.record())
+        context, notes = begin(spec, root, machine.nobody(), machine.record(), store_url=store_url)
         click.echo(f"campaign {spec.name} in {root}")
         for note in notes:
             click.echo(note)

@@ -36,8 +36,9 @@ def nearest(vectors: FloatArray, cell: FloatArray, pbc: tuple[bool, bool, bool])
     In a Minkowski-reduced basis the shortest image is among the 27 (fewer where a direction is not
     periodic) around the one in the unit cell about the origin.
     """
-    reduced, _ = minkowski_reduce(cell, pbc)
     periodic = np.asarray(pbc)
+    # A vector's way along a direction that is not periodic must not count along one that is.
+    reduced, _ = minkowski_reduce(complete_cell(cell * periodic[:, None]), pbc)
     wrapped = vectors - (np.round(vectors @ np.linalg.inv(reduced)) * periodic) @ reduced
     angles = reduced @ reduced.T
     if np.abs(angles - np.diag(np.diag(angles))).max() < 1e-12 * np.abs(angles).max():

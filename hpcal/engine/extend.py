@@ -189,9 +189,7 @@ def _sampler(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path}: give one entry of `sampling` here, such as {{sampler: langevin, walkers: 32}}"
         )
-    checked = part(
-        document, (), Group.SAMPLERS, "sampler", path.resolve().parent, own=frozenset({"walkers"})
-    )
+    checked = part(document, (), Group.SAMPLERS, "sampler", path.resolve().parent, own=frozenset({"walkers"}))
     paths = {
         key: str(value)
         for key in document.data

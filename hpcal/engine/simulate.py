@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hpcal.engine.simulation.history import Outcome, run_history
+from hpcal.engine.simulation.history import run_history
+from hpcal.engine.simulation.outcome import Outcome
 from hpcal.engine.simulation.violation import Violation
 
 MEMORY = Path("/dev/shm")

@@ -42,9 +42,17 @@ def check(spec: CampaignSpec) -> tuple[Start, LevelOfTheory]:
 
 
 def begin(
-    spec: CampaignSpec, root: Path, dispatcher: Dispatcher, site: Mapping[str, Any]
+    spec: CampaignSpec,
+    root: Path,
+    dispatcher: Dispatcher,
+    site: Mapping[str, Any],
+    *,
+    store_url: str | None = None,
 ) -> tuple[Context, tuple[str, ...]]:
     """Starts a campaign in a folder; returns it and notes for a person.
+
+    Args:
+        store_url: PostgreSQL URL of its store; None is SQLite in the folder.
 
     Raises:
         InputError: the campaign cannot be run as it is written.
@@ -53,7 +61,7 @@ def begin(
     start, level = check(spec)
     folders = Folders(root=root.resolve())
     folders.make()
-    store = Store.create(folders.root)
+    store = Store.create(folders.root, store_url)
     with store.write() as session:
         if campaigns.exists(session):
             raise InputError(f"{root} already holds a campaign")

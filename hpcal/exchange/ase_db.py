@@ -52,7 +52,7 @@ def read_ase(path: Path, options: ReadOptions) -> Found:
             frames.append(frame)
             if frame.label is not None:
                 sources.add("given" if options.level else "stated by the file" if level else "unknown")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} is a damaged database: {error}") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
@@ -72,7 +72,7 @@ def _refuse_other_files(path: Path) -> None:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         finally:
             connection.close()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise FormatError(
             f"{path} is no database of ASE: {error}; is it cut short or of another kind?"
         ) from None

@@ -1,8 +1,9 @@
 """Writes databases of ASE (``ase.db``, SQLite): one row a structure, with the label as its results.
 
 Energy, forces, stress, dipole and partial charges are where ASE keeps results of a calculator; ASE's
-units are ours, and so is the sign of its stress. Key-value pairs of a row: ``charge``, ``multiplicity``,
-``split``, ``structure_id``, ``level``, and ``origin``, ``generation``, ``uncertainty`` where known. The
+units are ours, and so is the sign of its stress. Key-value pairs of a row: ``total_charge``,
+``multiplicity``, ``split``, ``structure_id``, ``level``, and ``origin``, ``generation``, ``uncertainty``
+where known; a key ``charge`` would be hidden by ``AtomsRow.charge``, the sum of initial charges. The
 metadata of the database hold the whole record of the level of theory and the units.
 """
 
@@ -81,7 +82,7 @@ def _results(label: Label) -> dict[str, Any]:
 
 def _pairs(dataset: Dataset, i: int) -> dict[str, Any]:
     pairs: dict[str, Any] = {
-        "charge": int(dataset.charges[i]),
+        "total_charge": int(dataset.charges[i]),
         "multiplicity": int(dataset.multiplicities[i]),
         "split": str(dataset.splits[i]),
         "structure_id": int(dataset.ids[i]),

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from types import MappingProxyType
 from typing import IO, Any, Final
 
@@ -124,8 +125,9 @@ def _npy(file: IO[bytes], size: int, where: str) -> AnyArray:
             if version not in _READERS:
                 raise FormatError(f"{where} is an npy array of version {version}, of no plain numbers")
             shape, fortran, dtype = _READERS[version](file)
-    except ValueError as error:
-        raise FormatError(f"{where} is no npy array: {error}; it is cut short or damaged") from None
+    except (ValueError, SyntaxError, TokenError) as error:
+        said = " ".join(str(error).split())
+        raise FormatError(f"{where} is no npy array: {said}; it is cut short or damaged") from None
     if dtype.hasobject:
         raise FormatError(
             f"{where} holds Python objects, which are not read because that can run code; save arrays of "

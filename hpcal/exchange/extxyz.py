@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def _atomic_numbers(frame: Frame) -> IntArray:
     for name in ("species", "Z", "numbers"):
         words = frame.words(name)
         if words is not None:
-            found.append([_atomic_number(row, atom) for atom, row in enumerate(words)])
+            found.append([_known(row, atom) for atom, row in enumerate(words)])
     if not found:
         raise FormatError("Properties announce no column `species`")
     if any(numbers != found[0] for numbers in found):
@@ -249,18 +250,22 @@ def _atomic_numbers(frame: Frame) -> IntArray:
     return np.array(found[0], dtype=np.int64)
 
 
-def _atomic_number(words: list[str], atom: int) -> int:
-    word = words[0]
-    if word.isascii() and word.isdigit() and len(word) <= 3:
-        number = int(word)
-    else:
-        try:
-            number = elements.atomic_number(word.capitalize())
-        except KeyError:
-            number = 0
+def _known(words: list[str], atom: int) -> int:
+    number = _atomic_number(words[0])
     if len(words) != 1 or not 1 <= number <= elements.MAX_ATOMIC_NUMBER:
         raise FormatError(f"unknown element {' '.join(words)!r} (atom {atom})")
     return number
+
+
+@lru_cache(maxsize=1024)
+def _atomic_number(word: str) -> int:
+    """The atomic number of a symbol or number; 0 for anything else."""
+    if word.isascii() and word.isdigit() and len(word) <= 3:
+        return int(word)
+    try:
+        return elements.atomic_number(word.capitalize())
+    except KeyError:
+        return 0
 
 
 class _Levels:

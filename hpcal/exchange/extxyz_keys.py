@@ -16,7 +16,7 @@ LABEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "dipole": ("REF_dipole", "dipole"),
     "dipole_origin": ("REF_dipole_origin",),
     "virial": ("REF_virial", "REF_virials", "virial", "virials"),
-    "charges": ("REF_charges", "charges"),
+    "charges": ("REF_charges", "charges", "charge"),
     "charge_scheme": ("REF_charge_scheme",),
 }
 """Names under which each part of a label is looked for; the first is the one that is written."""

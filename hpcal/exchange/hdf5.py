@@ -75,8 +75,12 @@ _OPTIONAL: Final[dict[str, _Field]] = {
 }
 
 
-def write_shard(path: Path, dataset: Dataset) -> str:
+def write_shard(path: Path, dataset: Dataset, *, version: int = VERSION) -> str:
     """Writes a shard, whole or not at all, and durably (fsync).
+
+    Args:
+        version: of the format; with 1, a shard of an older hpcal can be written again with the hash
+            that it had.
 
     Returns:
         SHA-256 of the file, the same for the same data.
@@ -85,8 +89,8 @@ def write_shard(path: Path, dataset: Dataset) -> str:
     # In memory, as HDF5 cannot close a file whose disk is full: it would stay open in this process.
     memory = BytesIO()
     with h5py.File(memory, "w", track_order=False) as file:
-        file.attrs.update(format=FORMAT, version=VERSION, level_of_theory=level)
-        for name, field in (_FIELDS | _OPTIONAL).items():
+        file.attrs.update(format=FORMAT, version=version, level_of_theory=level)
+        for name, field in (_FIELDS if version == 1 else _FIELDS | _OPTIONAL).items():
             if (array := getattr(dataset, name)) is not None:
                 _store(file, name, array, field).attrs["level_of_theory"] = level
     data = memory.getbuffer()

@@ -58,6 +58,8 @@ def read_npz(path: Path, options: ReadOptions) -> Found:
         positions = positions[None]
     if positions.ndim != 3 or positions.shape[2] != 3:
         raise FormatError(f"{path}: coordinates have shape {positions.shape}, not (frames, atoms, 3)")
+    if not len(positions):
+        raise FormatError(f"{path} holds no structure: its coordinates have shape {positions.shape}")
     energies = _one(arrays, _names("energies", options.energy_key), path)
     forces, gradient = _forces(arrays, options, path)
     if energies is None and forces is not None:
@@ -153,7 +155,10 @@ def _looks_like(numbers: AnyArray, energies: AnyArray | None) -> str | None:
     usable = numbers.ndim == 1 and numbers.dtype.kind in "iu" and numbers.size
     if energies is None or not usable or energies.dtype.kind not in "fiu" or int(numbers.min()) < 1:
         return None
-    unit = unit_it_looks_like([numbers.astype(np.int64)], np.atleast_1d(np.nanmedian(energies)))
+    finite = energies[np.isfinite(energies)]
+    if not finite.size:
+        return None
+    unit = unit_it_looks_like([numbers.astype(np.int64)], np.atleast_1d(np.median(finite)))
     return unit.name if unit else None
 
 

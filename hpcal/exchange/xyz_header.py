@@ -16,6 +16,7 @@ from hpcal.core.errors import FormatError
 _CLOSING: Final = {"{": "}", "[": "]"}
 _QUOTES: Final = "\"'"
 _NUMBER_SEPARATORS: Final = re.compile(r"[\s,\[\]{}]+")
+_BARE: Final = {"": re.compile(r"\S*"), "=": re.compile(r"[^\s=]*")}
 _TRUTH: Final = {"T": True, "TRUE": True, "1": True, "F": False, "FALSE": False, "0": False}
 _KINDS: Final = frozenset("SRIL")
 
@@ -181,14 +182,15 @@ def _word(line: str, at: int, stop: str = "") -> tuple[str, int]:
         return _quoted(line, at)
     if opening in _CLOSING and not stop:
         return _bracketed(line, at)
-    end = at
-    while end < len(line) and not line[end].isspace() and line[end] not in stop:
-        end += 1
+    end = _BARE[stop].match(line, at).end()  # type: ignore[union-attr]  # both match nothing, too
     return line[at:end], end
 
 
 def _quoted(line: str, at: int) -> tuple[str, int]:
     quote = line[at]
+    end = line.find(quote, at + 1)
+    if end >= 0 and "\\" not in line[at:end]:
+        return line[at + 1 : end], end + 1
     characters: list[str] = []
     at += 1
     while at < len(line) and line[at] != quote:

@@ -208,7 +208,7 @@ def _entry(group: Group, stopped: str | None, root: str) -> dict[str, Any]:
 
 def answer(what: str, failure_class: str | None, stage: str, stopped: str | None) -> str:
     """What was done about it, in a word or two."""
-    if stopped is not None and stopped.startswith(f"stage {stage}:") and what in ("task", "rejection"):
+    if stopped is not None and f"stage {stage}" in stopped and what != "retried":
         return "stage stopped"
     if what == "rejection":
         return "rejected" if failure_class == FailureClass.PHYSICS else "set aside"

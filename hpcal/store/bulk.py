@@ -14,7 +14,7 @@ from itertools import pairwise, repeat
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Double, Integer, LargeBinary, Table, func, select, text
+from sqlalchemy import BigInteger, Dialect, Double, Integer, LargeBinary, Table, func, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.types import JSON
 
@@ -29,7 +29,7 @@ from hpcal.store.transitions import StructureState
 
 Values = Sequence[Any]
 
-_COPY_TYPES: Final = {Integer: "int4", Double: "float8", LargeBinary: "bytea", JSON: "json"}
+_COPY_TYPES: Final = {BigInteger: "int8", Integer: "int4", Double: "float8", LargeBinary: "bytea", JSON: "json"}
 
 
 def insert_rows(session: Session, row: type[Base], columns: Sequence[str], rows: Iterable[Values]) -> None:
@@ -51,13 +51,13 @@ def insert_rows(session: Session, row: type[Base], columns: Sequence[str], rows:
         raw.cursor() as cursor,
         cursor.copy(f'COPY "{table.name}" ({names}) FROM STDIN (FORMAT BINARY)') as copy,
     ):
-        copy.set_types([_copy_type(table, name) for name in columns])
+        copy.set_types([_copy_type(table, name, connection.dialect) for name in columns])
         for values in rows:
             copy.write_row(values)
 
 
-def _copy_type(table: Table, column: str) -> str:
-    kind = table.columns[column].type
+def _copy_type(table: Table, column: str, dialect: Dialect) -> str:
+    kind = table.columns[column].type.dialect_impl(dialect)
     return next((name for base, name in _COPY_TYPES.items() if isinstance(kind, base)), "varchar")
 
 

@@ -19,7 +19,7 @@ from hpcal.store import lease_file
 from hpcal.store.connect import reader, writer
 from hpcal.store.lease import Lease
 from hpcal.store.lease_file import HolderRecord
-from hpcal.store.location import SNAPSHOT_FILE, STORE_FILE, Location
+from hpcal.store.location import SNAPSHOT_FILE, STORE_FILE, Location, exists
 from hpcal.store.tables import ALEMBIC, SCHEMA_VERSION, Base, Campaign, EventRow
 
 __all__ = ["STORE_FILE", "Store", "add_event"]
@@ -96,6 +96,34 @@ class Store:
         store._alone = None
         store._check_schema()
         return store
+
+    @classmethod
+    def begun(cls, folder: Path) -> bool:
+        """Whether a folder holds a campaign; one that was killed at its very start holds none yet.
+
+        Raises:
+            InputError: what is there is no store, or of another schema, or cannot be reached.
+        """
+        if not exists(folder):
+            return False
+        location = Location.of(folder)
+        if location.url is None and not location.file.stat().st_size:
+            return False
+        published = _published(location)
+        engine = reader(location, published)
+        try:
+            with _opening(location):
+                # The tables of a campaign in PostgreSQL come after the file that says where they are.
+                if location.url is not None and not inspect(engine).has_table(Campaign.__tablename__):
+                    return False
+        finally:
+            engine.dispose()
+        store = cls.read(folder)
+        try:
+            with store.session() as session:
+                return session.scalar(select(Campaign.id)) is not None
+        finally:
+            store.close()
 
     def acquire(self) -> Lease:
         """Takes the lease. Raises CampaignHeld if another live controller has it."""

@@ -123,7 +123,7 @@ def labelled(
             LabelRow.retracted.is_(None),
             LabelRow.split.in_(splits),
         )
-        .order_by(LabelRow.seq, LabelRow.id)
+        .order_by(LabelRow.seq.nulls_first(), LabelRow.id)
     )
     if ids is not None:
         query = query.where(StructureRow.id.in_(ids))

@@ -18,7 +18,7 @@ from hpcal.core.walker import Split
 from hpcal.store.tables import AttemptRow, EventRow, RejectionRow, StructureRow, TaskRow
 from hpcal.store.transitions import StructureState, TaskState
 
-GROUPS: Final = 2000
+GROUPS: Final = 1000
 """Most distinct texts of one kind that are read, those of the newest rows; the rest is counted."""
 REST: Final = "others, not told apart"
 """Text of what is only counted."""

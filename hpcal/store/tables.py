@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -50,6 +52,9 @@ WORDS: Final = (
 """Enumerations that stand in columns."""
 
 
+LONG: Final = Integer().with_variant(BigInteger(), "postgresql")
+"""Whole numbers beyond 32 bits, such as seeds; SQLite's integers all have 64."""
+
 UNFINISHED: Final = "state IN ('candidate', 'waiting', 'claimed')"
 START: Final = "origin IN ('seed', 'minimum', 'saddle', 'given')"
 ALIVE: Final = "state IN ('idle', 'claimed')"
@@ -57,6 +62,7 @@ OUTSTANDING: Final = "state IN ('queued', 'dispatched', 'lost')"
 EVALUATION: Final = "purpose = 'evaluate'"
 DROPPED: Final = "decision = 'dropped'"
 RETRACTED: Final = "retracted IS NOT NULL"
+ENDED_BADLY: Final = "state IN ('failed', 'lost')"
 OPEN: Final = "state = 'dispatched'"
 """Conditions of the partial indexes. SQLite uses such an index only for a query that holds its
 condition word for word, so that queries repeat it (with the table's name before it)."""
@@ -183,7 +189,7 @@ class WalkerRow(Base):
     entry: Mapped[int]
     sampler: Mapped[str]
     split: Mapped[Split]
-    stream: Mapped[int]
+    stream: Mapped[int] = mapped_column(LONG)
     temperature: Mapped[float]
     steps_full: Mapped[int]
     frames_at: Mapped[list[Any]]
@@ -233,7 +239,7 @@ class ArtifactRow(Base):
     kind: Mapped[str]
     path: Mapped[str]
     sha256: Mapped[str]
-    size: Mapped[int]
+    size: Mapped[int] = mapped_column(LONG)
     task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     walker_id: Mapped[int | None] = mapped_column(ForeignKey("walker.id"))
 
@@ -361,6 +367,12 @@ class AttemptRow(Base):
     __table_args__ = (
         UniqueConstraint("task_id", "number"),
         Index("ix_attempt_epoch", "epoch", "id"),
+        Index(
+            "ix_attempt_ended_badly",
+            "task_id",
+            sqlite_where=text(ENDED_BADLY),
+            postgresql_where=text(ENDED_BADLY),
+        ),
         Index("ix_attempt_open", "id", sqlite_where=text(OPEN), postgresql_where=text(OPEN)),
     )
 
@@ -413,6 +425,8 @@ class RejectionRow(Base):
     diagnostics: Mapped[dict[str, Any]]
     qm_calls: Mapped[int]
     created: Mapped[float]
+
+    __table_args__ = (Index("ix_rejection_cause", "failure_class", "code"),)
 
 
 class DatasetRow(Base):
@@ -476,7 +490,7 @@ class ModelRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     ensemble_id: Mapped[int] = mapped_column(ForeignKey("ensemble.id"), index=True)
     member: Mapped[int]
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(LONG)
     task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     path: Mapped[str | None]
     sha256: Mapped[str | None]
@@ -496,7 +510,7 @@ class EventRow(Base):
     kind: Mapped[str]
     message: Mapped[str]
     data: Mapped[dict[str, Any]]
-    structure_id: Mapped[int | None] = mapped_column(ForeignKey("structure.id"))
-    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
+    structure_id: Mapped[int | None] = mapped_column(ForeignKey("structure.id"), index=True)
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"), index=True)
 
     __table_args__ = (Index("ix_event_kind", "kind", "id"),)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from ase.io import read
 from cli.helpers import hpcal
 
 from hpcal.core.ensemble import EnsembleManifest, verify
+from hpcal.core.label import Label
+from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
 from hpcal.exchange.extxyz import read_labelled_frames
 from hpcal.exchange.files import read_dataset
+from hpcal.store import campaigns, labels, structures
+from hpcal.store.database import Store
+from hpcal.store.transitions import StructureState
 
 
 def rows(root: Path, sql: str) -> list[tuple]:
@@ -206,3 +215,182 @@ def test_evaluate_notes_another_level_of_theory(finished, here):
     assert result.exit_code == 0, result.stderr
     assert "note: the ensemble learned labels of morse" in result.stderr
     assert json.loads(result.stdout)["force_rmse_ev_per_ang"] is None
+
+
+# ── Formats of others ────────────────────────────────────────────────────────────────────────
+
+
+def labels_by_energy(root: Path) -> dict[float, tuple[bytes, bytes, str]]:
+    """Positions, forces and split of each label, by its energy."""
+    sql = (
+        "SELECT label.energy, structure.positions, label.forces, label.split FROM label"
+        " JOIN structure ON structure.id = label.structure_id WHERE seq IS NOT NULL"
+    )
+    return {energy: rest for energy, *rest in rows(root, sql)}
+
+
+def test_an_ase_database_holds_every_label(finished, here):
+    export(finished, here / "all.db")
+    stored = labels_by_energy(finished)
+    found = read(here / "all.db", index=":")
+    assert len(found) == len(stored)
+    for atoms in found:
+        positions, forces, _ = stored[atoms.get_potential_energy()]
+        assert atoms.positions.tobytes() == positions
+        assert atoms.get_forces().tobytes() == forces
+
+
+def test_ani_hdf5_is_in_hartree(finished, here):
+    export(finished, here / "all.h5", "--format", "ani")
+    stored = labels_by_energy(finished)
+    with h5py.File(here / "all.h5") as file:
+        assert list(file) == ["H2O"]
+        energies = np.sort(file["H2O"]["energies"][()]) * 27.211386245988
+        np.testing.assert_allclose(energies, sorted(stored), rtol=1e-14)
+
+
+def test_a_deepmd_folder_keeps_splits_apart(finished, here):
+    export(finished, here / "deep", "--format", "deepmd")
+    stored = labels_by_energy(finished)
+    count = 0
+    for split in (here / "deep").iterdir():
+        energies = np.load(split / "H2O/set.000/energy.npy")
+        forces = np.load(split / "H2O/set.000/force.npy")
+        for energy, force in zip(energies, forces, strict=True):
+            assert stored[energy][1] == force.tobytes()
+            assert stored[energy][2] == split.name
+            count += 1
+    assert count == len(stored)
+    result = hpcal("export", finished, here / "deep", "--ensemble")
+    assert result.exit_code == 2
+    assert (here / "deep/train/H2O/type.raw").exists()
+
+
+def test_uncertainty_and_hashes_are_in_hdf5(finished, here):
+    export(finished, here / "all.h5")
+    dataset = read_dataset(here / "all.h5")
+    assert dataset.hashes.tolist() == [s.content_hash for s in dataset.structures()]
+    sampled = np.isin(dataset.origins, ["sample", "audit"])
+    assert (dataset.uncertainties[sampled] > 0).all()
+    assert np.isnan(dataset.uncertainties[~sampled]).all()
+
+
+def test_keys_of_mace(finished, here):
+    export(finished, here / "all.extxyz", "--keys", "mace")
+    for atoms in read(here / "all.extxyz", index=":"):
+        assert atoms.info["total_charge"] == 0
+        assert atoms.info["total_spin"] == 1
+        assert atoms.info["config_type"] == atoms.info["origin"]
+
+
+def add_atom(root: Path, number: int, energy: float) -> None:
+    """A labelled single atom, which is what a user may have given along."""
+    store = Store.open(root)
+    atom = Structure(numbers=[number], positions=np.zeros((1, 3)), multiplicity=1 + number % 2)
+    with store.write() as session:
+        level_id = campaigns.campaign(session).level_of_theory_id
+        label = Label(energy=energy, forces=np.zeros((1, 3)), level=labels.level_by_id(session, level_id))
+        row = structures.add_structure(
+            session, atom, origin="given", state=StructureState.LABELLED, split=Split.TEST
+        )
+        labels.add_label(session, row, label, level_id=level_id, counted=False)
+    store.close()
+
+
+def test_isolated_atoms(own_copy, here):
+    result = export(own_copy, here / "none.extxyz", "--isolated-atoms")
+    assert "no label of a single atom of H, O at this level" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    for number, energy in ((1, -13.6), (1, -13.2), (7, -1480.0)):
+        add_atom(own_copy, number, energy)
+    result = export(own_copy, here / "some.extxyz", "--isolated-atoms", "--split", "train")
+    assert "single atom of O at this level" in result.stderr
+    assert "and 1 single atoms" in result.stdout
+    frames = read(here / "some.extxyz", index=":")
+    marked = [a for a in frames if a.info["config_type"] == "IsolatedAtom"]
+    assert [(len(a), a.symbols[0], a.info["REF_energy"]) for a in marked] == [(1, "H", -13.6)]
+    assert len(frames) == 1 + len(read_labelled_frames(here / "none.extxyz")) - sum(
+        f.info["split"] != "train" for f in read_labelled_frames(here / "none.extxyz")
+    )
+    add_atom(own_copy, 8, -2040.0)
+    result = export(own_copy, here / "all.extxyz", "--isolated-atoms")
+    assert result.stderr == ""
+
+
+def test_options_that_do_not_go_together(finished, here):
+    for args, word in (
+        (("x.h5", "--keys", "mace"), "extended XYZ"),
+        (("x.db", "--isolated-atoms"), "extended XYZ"),
+        (("x.extxyz", "--format", "ani"), "HDF5"),
+        (("x.h5", "--format", "deepmd"), "without .h5"),
+        (("x", "--format", "ani"), "HDF5"),
+        (("x", "--format", "deepmd", "--ensemble"), "--ensemble"),
+        (("x.db", "--ensemble"), "without .db"),
+        (("x.npz",), "--format deepmd"),
+    ):
+        result = hpcal("export", finished, *args)
+        assert result.exit_code == 2, args
+        assert word in result.stderr, args
+        assert len(result.stderr.splitlines()) == 1
+        assert not (here / args[0]).exists()
+
+
+def test_data_never_take_the_place_of_a_campaign(own_copy, here):
+    before = (own_copy / "store.db").read_bytes()
+    (shard, *_) = (own_copy / "shards").iterdir()
+    for out in (own_copy / "store.db", shard, own_copy / "models" / "x.extxyz"):
+        result = hpcal("export", own_copy, out)
+        assert result.exit_code == 2
+        assert "belongs to the campaign itself" in result.stderr
+    assert (own_copy / "store.db").read_bytes() == before
+    other = here / "other.db"
+    other.write_bytes(before)
+    assert hpcal("export", own_copy, other).exit_code == 2
+    assert other.read_bytes() == before
+    (here / "folder.h5").mkdir()
+    result = hpcal("export", own_copy, here / "folder.h5")
+    assert result.exit_code == 2
+    assert "is a folder" in result.stderr
+    assert hpcal("export", own_copy, own_copy, "--format", "deepmd").exit_code == 2
+
+
+FORMATS = [("a.extxyz",), ("a.h5",), ("a.h5", "--format", "ani"), ("a.db",), ("a", "--format", "deepmd")]
+
+
+@pytest.mark.parametrize("args", FORMATS)
+def test_a_place_that_cannot_be_written(finished, here, args):
+    result = hpcal("export", finished, here / "none" / args[0], *args[1:])
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (here / "none").exists()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from hpcal.cli import export
+from hpcal.cli.main import cli
+
+write = export._write
+
+def limited(*args):  # the store is read by now, whose shared memory is a file too
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    return write(*args)
+
+export._write = limited
+cli(sys.argv[1:], prog_name="hpcal")
+"""
+
+
+@pytest.mark.parametrize("args", FORMATS)
+def test_a_disk_that_is_full_leaves_nothing(finished, here, args):
+    """A limit on the size of files stands for a full disk."""
+    out = here / "out"
+    out.mkdir()
+    command = [sys.executable, "-c", FULL_DISK, "export", finished, out / args[0], *args[1:]]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "cannot be written" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(out.iterdir()) == []

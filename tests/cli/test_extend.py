@@ -104,7 +104,7 @@ def test_it_is_deterministic(copied):
     found = []
     for name in ("one", "two"):
         root = copied(name)
-        assert hpcal("extend", root, "--labels", "60", "--inline").exit_code == 0
+        assert hpcal("extend", root, "--labels", "50", "--inline").exit_code == 0
         found.append(
             query(root, "SELECT seq, structure_id, energy, forces, split FROM label ORDER BY id")
             + query(root, "SELECT generation, state, hash, threshold FROM ensemble ORDER BY id")
@@ -139,10 +139,10 @@ def test_without_running_it_waits_for_resume(copied):
 
 def test_a_sampler_is_added_at_the_end_with_paths_of_its_own_file(copied, tmp_path):
     root = copied("run")
-    (tmp_path / "nve.yaml").write_text(
+    (tmp_path / "hot.yaml").write_text(
         "{sampler: langevin, walkers: 3, time_ps: 0.01, temperature_K: 2000}\n"
     )
-    result = hpcal("extend", root, "--labels", "60", "--add-sampler", "nve.yaml", "--inline")
+    result = hpcal("extend", root, "--labels", "46", "--add-sampler", "hot.yaml", "--inline")
     assert result.exit_code == 0, result.stderr
     spec = json.loads(query(root, "SELECT spec FROM campaign")[0][0])
     assert [entry["walkers"] for entry in spec["sampling"]] == [6, 3]

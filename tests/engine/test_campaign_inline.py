@@ -75,6 +75,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.campaigns import run_inline
+
+pytestmark = pytest.mark.stores
 run_inline(Path({file!r}), Path({root!r}))
 """
 

@@ -226,7 +226,7 @@ def test_one_structure_that_always_breaks_is_set_aside_and_nothing_else(
 def test_a_task_that_runs_out_of_time_is_given_more_and_then_given_up(campaign_file, tmp_path):
     file, root = campaign_file(), tmp_path / "run"
     run = Fails(lambda a: {"failure": F.RESOURCE, "message": "out of memory"} if a.kind == "train" else None)
-    with pytest.raises(CampaignFailed, match="stage train: the last 3 .* failed: out of memory"):
+    with pytest.raises(CampaignFailed, match=r"stage train: the last 3 .* failed: out of memory"):
         run_inline(file, root, run)
     assert [a.size for a in run.seen if a.kind == "train"] == [0, 1] * 3
     assert query(root, "SELECT DISTINCT failure_class FROM task WHERE state = 'failed'") == [("resource",)]
@@ -272,7 +272,7 @@ def test_seeds_that_cannot_be_relaxed_are_named_with_the_cause(campaign_file, tm
         raise TaskFailure(F.PHYSICS, "SCF not converged")
 
     monkeypatch.setattr(quantum, "relax", relax)
-    with pytest.raises(CampaignFailed, match="relax .*SCF not converged"):
+    with pytest.raises(CampaignFailed, match=r"relax .*SCF not converged"):
         run_inline(campaign_file(), tmp_path / "run")
 
 

@@ -139,7 +139,7 @@ def test_labels_of_one_generation_only(write, other, tmp_path):
 def test_audit_labels_come_only_if_asked_for_and_never_train(write, other, tmp_path):
     root = tmp_path / "new"
     splits = "splits: [train, validation, calibration, test]"
-    file = write(f"{{campaign: {other}, {splits}}}", stop="{labels: 60, generations: 2}")
+    file = write(f"{{campaign: {other}, {splits}}}", stop="{labels: 60, generations: 1}")
     run_inline(file, root)
     theirs = labelled(other, "calibration", "test")
     ours = labelled(root, "calibration", "test")

@@ -8,6 +8,8 @@ from support.campaigns import query, run_inline
 from hpcal.report.lineage import trace
 from hpcal.store.database import Store
 
+pytestmark = pytest.mark.stores
+
 
 @pytest.fixture
 def campaign(campaign_file, tmp_path):

@@ -152,10 +152,11 @@ def extxyz(path: Path, frames: Frames, keys: str = "", energy: str = "REF_energy
     """As ASE and MACE write extended XYZ."""
     lines = []
     for x, e, f in zip(frames.positions, frames.energies, frames.forces, strict=True):
-        lines += ["3", f'Properties=species:S:1:pos:R:3:REF_forces:R:3 pbc="F F F" {energy}={float(e)!r} {keys}']
-        rows = np.concatenate([x, f], axis=1)
         lines += [
-            " ".join([s, *map(repr, map(float, row))]) for s, row in zip("OHH", rows, strict=True)
+            "3",
+            f'Properties=species:S:1:pos:R:3:REF_forces:R:3 pbc="F F F" {energy}={float(e)!r} {keys}',
         ]
+        rows = np.concatenate([x, f], axis=1)
+        lines += [" ".join([s, *map(repr, map(float, row))]) for s, row in zip("OHH", rows, strict=True)]
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -253,7 +253,7 @@ def test_what_torchani_writes(tmp_path: Path, grouping: str, name: str) -> None:
 def test_ani_energies_that_are_not_in_hartree_are_ambiguous(tmp_path: Path) -> None:
     group = {"coordinates": FRAMES.positions, "energies": FRAMES.energies, "species": NUMBERS}
     path = h5(tmp_path / "a.h5", {"H2O": group})
-    with pytest.raises(FormatError, match="ambiguous.*Hartree, but its energies are total energies in eV"):
+    with pytest.raises(FormatError, match=r"ambiguous.*Hartree, but its energies are total energies in eV"):
         read_found(path)
     found = read_found(path, ReadOptions(energy_unit="eV"))
     assert found.frames[2].label.energy == FRAMES.energies[2]
@@ -333,7 +333,7 @@ def test_ase_rows_with_state_stress_and_level(tmp_path: Path) -> None:
     assert found.counts.splits == {"test": 1, "validation": 1}
     assert read_dataset(tmp_path / "a.db").splits.tolist() == ["test", "validation"]
     assert (tmp_path / "a.db").read_bytes() == before
-    with pytest.raises(FormatError, match="a.db: the file says its level of theory is PBE"):
+    with pytest.raises(FormatError, match=r"a.db: the file says its level of theory is PBE"):
         read_found(tmp_path / "a.db", ReadOptions(level=GIVEN))
 
 

@@ -16,9 +16,8 @@ from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.database import Store, add_event
-from hpcal.store.rows import blob, label_row, level_id, structure_row
+from hpcal.store.rows import blob, family, label_row, level_id, structure_row
 from hpcal.store.session import Session
-from hpcal.store.rows import family
 from hpcal.store.tables import (
     SCHEMA_VERSION,
     AttemptRow,

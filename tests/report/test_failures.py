@@ -295,3 +295,34 @@ def test_no_query_of_failures_reads_the_history(author, statements):
     assert len(statements) >= 8
     allowed = ("SCAN rejection", "SCAN anon_1", "SCAN attempt")
     assert [scan for scan in scans if not scan[0].startswith(allowed)] == []
+
+
+def test_counts_stay_whole_where_texts_are_too_many_to_be_read(author, monkeypatch):
+    monkeypatch.setattr("hpcal.store.reasons.GROUPS", 4)
+    for n in range(9):
+        rejected(author.write, f"net force {n} eV/Å")
+        author.write.structure("seed", StructureState.QUARANTINED, Split.TRAIN, reason=f"physics: no {n} {n}")
+        task = author.write.task("sample", "sample")
+        author.write.attempt(task, TaskState.LOST, exit_reason=f"node: worker {n} is gone")
+        author.write.task(
+            "select", "sample", TaskState.FAILED, failure_class=FailureClass.BUG, error=f"no {n} there"
+        )
+        row = author.write.structure("sample", StructureState.CLAIMED, Split.TRAIN)
+        add_event(
+            author.write.session, 1, "label_failed", f"child {n} died", structure_id=row.id,
+            task_id=task.id, failure_class="resource",
+        )  # fmt: skip
+    found = failures(author)
+    assert {(f["what"], f["stage"]) for f in found} == {
+        ("rejection", "label"), ("quarantine", "relax"), ("retried", "sample"), ("task", "select"),
+        ("retried", "label"),
+    }  # fmt: skip
+    assert {f["count"] for f in found} == {9}
+
+
+def test_what_is_only_counted_joins_no_cause_where_there_are_several(author, monkeypatch):
+    monkeypatch.setattr("hpcal.store.reasons.GROUPS", 2)
+    for word in ("one", "two", "three", "four", "five"):
+        rejected(author.write, f"cause {word}", "failed")
+    found = {f["cause"]: f["count"] for f in failures(author)}
+    assert found == {"failed: cause four": 1, "failed: cause five": 1, "failed: others, not told apart": 3}

@@ -167,8 +167,10 @@ def test_a_place_that_cannot_be_written(campaign, tmp_path):
 
 
 def test_store_without_campaign(tmp_path):
+    store = Store.create(tmp_path)
     with pytest.raises(InputError, match="no campaign"):
-        write_report(Store.create(tmp_path), tmp_path / "report.html")
+        write_report(store, tmp_path / "report.html")
+    store.close()
 
 
 def test_many_points_do_not_make_a_large_picture():

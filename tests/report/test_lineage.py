@@ -6,6 +6,8 @@ from hpcal.core.errors import InputError
 from hpcal.report.lineage import parse_id, trace
 from hpcal.report.lineage_text import trace_text
 
+pytestmark = pytest.mark.stores
+
 KEYS = {"structure", "origin", "scores", "selection", "attempts", "label", "datasets", "models"}
 
 

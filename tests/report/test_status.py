@@ -1,16 +1,19 @@
 import json
-import sqlite3
 from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sqlalchemy import text as sql
+from support.campaigns import query
 
 from hpcal.core.errors import InputError
 from hpcal.report.errors import error_summary, force_interval
 from hpcal.report.status import campaign_status, status_text
 from hpcal.store.database import Store, add_event
 from hpcal.store.measurements import Evaluations, FamilyErrors
+
+pytestmark = pytest.mark.stores
 
 CONTRACT = {
     "state",
@@ -38,9 +41,8 @@ def evaluations(**columns: object) -> Evaluations:
     return Evaluations(**{k: np.asarray(v) for k, v in (defaults | columns).items()})
 
 
-def rows(campaign: SimpleNamespace, query: str, *values: object) -> list[tuple]:
-    with sqlite3.connect(campaign.folder / "store.db") as connection:
-        return connection.execute(query, values).fetchall()
+def rows(campaign: SimpleNamespace, statement: str, **values: object) -> list[tuple]:
+    return query(campaign.folder, statement, **values)
 
 
 def errors_by_hand(campaign: SimpleNamespace, generation: int, split: str) -> dict[str, float]:
@@ -48,9 +50,9 @@ def errors_by_hand(campaign: SimpleNamespace, generation: int, split: str) -> di
         campaign,
         "select s.n_atoms, c.energy_error, c.force_mae, c.force_rmse from score c "
         "join structure s on s.id = c.structure_id join ensemble e on e.id = c.ensemble_id "
-        "where c.purpose = 'evaluate' and e.generation = ? and s.split = ?",
-        generation,
-        split,
+        "where c.purpose = 'evaluate' and e.generation = :generation and s.split = :split",
+        generation=generation,
+        split=split,
     )
     n, energy, mae, rmse = np.array(found, dtype=float).T
     # Every component of every atom once: the mean over a structure, repeated for its 3 n components.
@@ -140,12 +142,13 @@ def test_history_costs(campaign):
 def test_busy_fraction_leaves_out_the_time_between_controllers(campaign):
     status = campaign_status(campaign.store)
     active = 0.0
-    for low, high in rows(campaign, "select min(dispatched), max(end) from attempt group by epoch"):
+    for low, high in rows(campaign, "select min(dispatched), max(\"end\") from attempt group by epoch"):
         active += high - low
-    first, last = rows(campaign, "select min(dispatched), max(end) from attempt")[0]
+    first, last = rows(campaign, "select min(dispatched), max(\"end\") from attempt")[0]
     assert active < last - first - 7000
     for pool, slots in (("label", 2), ("sample", 1), ("train", 1)):
-        busy = rows(campaign, "select sum(end - start) from attempt where executor = ?", pool)[0][0]
+        spent = 'select sum("end" - start) from attempt where executor = :pool'
+        ((busy,),) = rows(campaign, spent, pool=pool)
         assert status["pools"][pool]["slots"] == slots
         assert status["pools"][pool]["busy_fraction"] == pytest.approx(busy / (slots * active))
     assert status["label_rate_per_minute"] == pytest.approx(62 / (active / 60))
@@ -183,7 +186,7 @@ def test_changes_are_shown_with_their_time(begun):
 )
 def test_the_command_to_go_on(begun, tmp_path, state, words):
     with begun.write() as session:
-        session.connection().exec_driver_sql("UPDATE campaign SET state = ?", (state,))
+        session.execute(sql("UPDATE campaign SET state = :state"), {"state": state})
     folder = tmp_path / "a b"
     assert campaign_status(begun)["next"] == "hpcal resume DIR"
     text = status_text(campaign_status(begun, folder))
@@ -203,8 +206,10 @@ def test_nothing_is_known_of_a_campaign_that_has_just_begun(begun):
 
 
 def test_store_without_campaign(tmp_path):
+    store = Store.create(tmp_path)
     with pytest.raises(InputError, match="no campaign yet"):
-        campaign_status(Store.create(tmp_path))
+        campaign_status(store)
+    store.close()
 
 
 def test_text(campaign):

@@ -23,6 +23,8 @@ from hpcal.store.rows import level_id
 from hpcal.store.tables import LabelRow, SelectionRow, StructureRow
 from hpcal.store.transitions import StructureState
 
+pytestmark = pytest.mark.stores
+
 LEVEL = LevelOfTheory(code="made", version="1", method="up")
 OTHER = LevelOfTheory(code="made", version="1", method="elsewhere")
 FROM_STORE = ("origins", "generations", "uncertainties")

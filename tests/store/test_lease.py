@@ -26,6 +26,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from hpcal.store.database import Store
+
+pytestmark = pytest.mark.stores
 store = Store.open(Path(sys.argv[1]))
 store.acquire()
 print("held", flush=True)

@@ -10,6 +10,8 @@ from hpcal.store.campaigns import add_campaign
 from hpcal.store.database import Store
 from hpcal.store.transitions import StructureState, TaskState
 
+pytestmark = pytest.mark.stores
+
 S = StructureState
 
 

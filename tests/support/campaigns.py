@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from pathlib import Path
+
+from sqlalchemy import text
 
 from hpcal.engine.campaign import read_campaign
 from hpcal.engine.dispatch import Assignment, InlineDispatcher, Report
 from hpcal.engine.loop import Controller
 from hpcal.engine.start import begin, take_up
 from hpcal.engine.tasks import run_attempt
-from hpcal.store.database import STORE_FILE
+from hpcal.store.database import Store
 
 SLOTS = {"label": 1, "sample": 1, "train": 1}
 SITE = {"name": "inline", "pools": {pool: {"slots": 1, "workers_per_node": 1} for pool in SLOTS}}
@@ -21,7 +22,7 @@ def run_inline(file: Path, root: Path, run=run_attempt) -> str:
     """Runs or resumes a campaign in this process; returns why it finished."""
     dispatcher = InlineDispatcher(SLOTS, run)
     spec = read_campaign(file)
-    if (root / STORE_FILE).is_file():
+    if Store.begun(root):
         context = take_up(root, dispatcher, spec=spec)
     else:
         context, _ = begin(spec, root, dispatcher, SITE)
@@ -45,13 +46,14 @@ class StopAfter:
         return run_attempt(assignment)
 
 
-def query(root: Path, sql: str) -> list[tuple]:
+def query(root: Path, sql: str, **values: object) -> list[tuple]:
     """Rows of a store."""
-    connection = sqlite3.connect(root / "store.db")
+    store = Store.read(root)
     try:
-        return connection.execute(sql).fetchall()
+        with store.session() as session:
+            return [tuple(row) for row in session.execute(text(sql), values)]
     finally:
-        connection.close()
+        store.close()
 
 
 def content(root: Path) -> dict[str, str]:

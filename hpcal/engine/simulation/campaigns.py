@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hpcal.core.dataset import Dataset
 from hpcal.core.ensemble import EnsembleManifest, MemberFile, file_sha256
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.settings import Document
@@ -20,7 +21,6 @@ from hpcal.engine.dispatch import InlineDispatcher
 from hpcal.engine.start import begin
 from hpcal.engine.tasks import run_attempt
 from hpcal.exchange.hdf5 import write_shard
-from hpcal.core.dataset import Dataset
 from hpcal.potentials.morse import Morse
 
 VARIANTS: Final = 24
@@ -85,13 +85,13 @@ def _campaign(rng: random.Random, base: Path) -> dict[str, Any]:
         "sampling": [_sampler(rng) for _ in range(rng.choice((1, 1, 2)))],
         "uncertainty": {"threshold": rng.choice((0.3, 0.5, "calibrated"))},
         "selection": {
-            "method": "random", "batch": rng.randint(3, 6), "audit_share": rng.choice((0.0, 0.2, 0.4))
+            "method": "random", "batch": rng.randint(2, 5), "audit_share": rng.choice((0.0, 0.2, 0.4))
         },
         "splits": {"audit_walkers": rng.choice((0.2, 0.5)), "validation": rng.choice((0.1, 0.3))},
         "promotion": {"margin": rng.choice((0.0, 0.2)), "min_audit": rng.choice((2, 10))},
         "stop": _stop(rng),
         "tasks": {
-            "max_label_chunk": rng.choice((1, 2, 3, 4)),
+            "max_label_chunk": rng.choice((1, 2, 4, 4)),
             "max_losses": rng.randint(2, 5),
             "max_failures": rng.randint(1, 3),
             "reserve": rng.choice((0.0, 0.5)),
@@ -119,10 +119,10 @@ def _sampler(rng: random.Random) -> dict[str, Any]:
 
 def _stop(rng: random.Random) -> dict[str, Any]:
     stop: dict[str, Any] = {"quiet_walkers": rng.randint(2, 5), "quiet_share": 0.3}
-    if rng.random() < 0.7:
-        stop["labels"] = rng.choice((5, 6, 7, 8, 10, 12, 16))
-    if rng.random() < 0.6 or "labels" not in stop:
-        stop["generations"] = rng.choice((1, 1, 1, 2, 2, 3))
+    if rng.random() < 0.85:
+        stop["labels"] = rng.choice((5, 6, 7, 8, 9, 10, 12, 15))
+    if rng.random() < 0.5 or "labels" not in stop:
+        stop["generations"] = rng.choice((1, 2, 2)) if "labels" in stop else 1
     if rng.random() < 0.4:
         stop["quiet_generations"] = rng.randint(1, 2)
     return stop
@@ -130,9 +130,9 @@ def _stop(rng: random.Random) -> dict[str, Any]:
 
 def _write_files(rng: random.Random, base: Path) -> None:
     member = Morse.write_member(base / "teacher" / "member.json", [1, 8])
-    EnsembleManifest(
-        kind="morse", members=(MemberFile(path=str(member), sha256=file_sha256(member)),)
-    ).write(base / "teacher")
+    EnsembleManifest(kind="morse", members=(MemberFile(path=str(member), sha256=file_sha256(member)),)).write(
+        base / "teacher"
+    )
     seeds = [_water(rng) for _ in range(rng.choice((1, 1, 2)))]
     text = "".join(
         "3\nProperties=species:S:1:pos:R:3\n"

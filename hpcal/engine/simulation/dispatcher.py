@@ -132,12 +132,15 @@ class SimulatedDispatcher:
         run = Running(
             assignment=assignment,
             host=world.rng.choice(self._hosts() or world.hosts),
-            deliver=(lambda report: self._reports.append(report)) if deliver else None,
+            deliver=self._deliver if deliver else None,
         )
         if deliver:
             run.free = lambda: self._freed(assignment.pool)
             self._running.append(run)
         world.after(START_S * (1 + world.rng.random()), lambda: world.begin(run) if not run.ended else None)
+
+    def _deliver(self, report: Report) -> None:
+        self._reports.append(report)
 
     def _freed(self, pool: str) -> None:
         self._free[pool] += 1

@@ -9,16 +9,21 @@ import sqlite3
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
 from hpcal.core.codec import unpack
-from hpcal.core.errors import CampaignFailed, FencedError, FormatError, Interrupted, StoreError, TransitionError
+from hpcal.core.errors import (
+    CampaignFailed,
+    FencedError,
+    FormatError,
+    Interrupted,
+    StoreError,
+    TransitionError,
+)
 from hpcal.core.label import Label
 from hpcal.engine import loop
 from hpcal.engine.context import Context
@@ -29,6 +34,7 @@ from hpcal.engine.simulation.dispatcher import SimulatedDispatcher
 from hpcal.engine.simulation.faults import Rates
 from hpcal.engine.simulation.hooks import Killed, Life, hooked
 from hpcal.engine.simulation.invariants import Watch
+from hpcal.engine.simulation.outcome import Outcome
 from hpcal.engine.simulation.physics import Nature
 from hpcal.engine.simulation.violation import Violation
 from hpcal.engine.simulation.world import World
@@ -39,29 +45,6 @@ from hpcal.store.database import STORE_FILE
 MAX_COMMITS: Final = 500
 """Transactions within which a campaign must finish once nothing goes wrong any more."""
 NOTHING_TO_LEARN: Final = "the bootstrap gave no label to learn from"
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What a history came to.
-
-    Attributes:
-        seed: of the history.
-        ends: how its controllers ended, by word.
-        kills: at which steps they were killed.
-        fates: what befell attempts.
-        commits: transactions that were looked at.
-        damaged: files that lost their end.
-        steps: what happened, for a person.
-    """
-
-    seed: int
-    ends: Counter[str] = field(default_factory=Counter)
-    kills: Counter[str] = field(default_factory=Counter)
-    fates: Counter[str] = field(default_factory=Counter)
-    commits: int = 0
-    damaged: int = 0
-    steps: list[str] = field(default_factory=list)
 
 
 def run_history(seed: int, folder: Path, kinds: Path, outcome: Outcome | None = None) -> Outcome:
@@ -171,7 +154,7 @@ class History:
 
     def _one_life(self) -> str:
         chance = self.rng.random()
-        if chance < 0.12 and self.watch is not None:
+        if chance < 0.15 and self.watch is not None:
             return self._paused_and_woken()
         kill_at = 1 + int(self.rng.expovariate(1 / 90)) if chance < 0.75 else None
         return self._live(self._life(kill_at=kill_at))
@@ -298,7 +281,10 @@ class History:
                 ended.set()
                 paused.set()
 
-        first = self._life(pause_at=1 + int(self.rng.expovariate(1 / 60)), on_pause=pause)
+        # Right after a transaction, files are still to follow what was written.
+        often = ("committed", 1 + int(self.rng.expovariate(1 / 6)))
+        pause_at = often if self.rng.random() < 0.6 else ("any", 1 + int(self.rng.expovariate(1 / 60)))
+        first = self._life(pause_at=pause_at, on_pause=pause)
         thread = threading.Thread(target=live, name="paused controller")
         thread.start()
         paused.wait()
@@ -318,7 +304,7 @@ class History:
             thread.join()
 
     def _taken_over(self, wake: Any, go: threading.Event) -> str:
-        wake_at = 3 + int(self.rng.expovariate(1 / 60))
+        wake_at = 3 + int(self.rng.expovariate(1 / 40))
 
         def on_step(kind: str) -> None:
             if not go.is_set() and second.steps >= wake_at and kind != "before a commit":
@@ -453,7 +439,9 @@ def _word(report: Report) -> str:
 
 def _crash(error: BaseException) -> Violation:
     where = "".join(traceback.format_exception(error)[-6:])
-    return Violation(f"broken: the controller ends in good order; it raised {type(error).__name__}: {error}\n{where}")
+    return Violation(
+        f"broken: the controller ends in good order; it raised {type(error).__name__}: {error}\n{where}"
+    )
 
 
 def _end_of(ends: Sequence[str | BaseException]) -> str:
@@ -464,12 +452,8 @@ def _end_of(ends: Sequence[str | BaseException]) -> str:
 
 
 def measure(seeds: Sequence[int], folder: Path, kinds: Path) -> tuple[Outcome, float]:
-    """Plays several histories; their sums, and the seconds that they took."""
+    """Plays several histories; their sums, and the seconds that they took. Raises Violation."""
     total, began = Outcome(seed=seeds[0]), time.perf_counter()
     for seed in seeds:
-        one = run_history(seed, folder, kinds)
-        total.ends += one.ends
-        total.kills += one.kills
-        total.fates += one.fates
-        total.commits += one.commits
+        total.add(run_history(seed, folder, kinds))
     return total, time.perf_counter() - began

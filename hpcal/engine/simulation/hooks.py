@@ -36,7 +36,7 @@ class Life:
     Attributes:
         root: the campaign's folder; files elsewhere are no steps.
         kill_at: number of the step at which it is killed, or None.
-        pause_at: number of the step at which it is paused, or None.
+        pause_at: kind and number of the step at which it is paused, or None; kind ``any`` for all.
         counts: steps by kind.
         ended_at: the step at which it was killed.
         injected: it has met a full disk.
@@ -49,7 +49,7 @@ class Life:
         root: Path,
         *,
         kill_at: int | None = None,
-        pause_at: int | None = None,
+        pause_at: tuple[str, int] | None = None,
         store_full: Callable[[], bool] = lambda: False,
         file_full: Callable[[], bool] = lambda: False,
         on_step: Callable[[str], None] = lambda _kind: None,
@@ -103,7 +103,10 @@ class Life:
 
     def _to_pause(self) -> bool:
         """Only one that holds the lease is paused, and never inside a transaction, which holds a lock."""
-        due = self.pause_at is not None and self.steps >= self.pause_at
+        if self.pause_at is None:
+            return False
+        kind, number = self.pause_at
+        due = (self.steps if kind == "any" else self.counts[kind]) >= number
         return due and not self.in_transaction and self.counts["after the lease"] > 0
 
     def committed(self) -> None:
@@ -126,8 +129,8 @@ class Life:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         connection.exec_driver_sql("CREATE TABLE filler AS SELECT randomblob(1000000) AS data")
 
-    def fill_file(self, path: Path) -> bool:
-        """Whether the disk is full for this file."""
+    def fill_file(self) -> bool:
+        """Whether the disk is full for the next file."""
         full = self._file_full()
         self.injected += full
         return full
@@ -180,7 +183,7 @@ def _writing(function: Any) -> Any:
         if life is None or not life.owns(path):
             return function(path, *args, **options)
         life.step("before a file")
-        if life.fill_file(Path(path)):
+        if life.fill_file():
             if args and isinstance(args[0], bytes):
                 function(path, args[0][: len(args[0]) // 2])
             raise no_space(path)

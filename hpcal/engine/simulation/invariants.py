@@ -29,6 +29,10 @@ RULES: Final[Mapping[str, str]] = {
     "commit numbers are 1, 2, 3 …": (
         "SELECT count(seq), max(seq) FROM label HAVING count(seq) <> coalesce(max(seq), 0)"
     ),
+    "labels of a split are numbered 1, 2, 3 …": (
+        "SELECT split FROM label WHERE seq IS NOT NULL GROUP BY split "
+        "HAVING count(*) <> max(split_seq) OR count(*) <> count(DISTINCT split_seq)"
+    ),
     "a labelled structure has its label, and no other has one": (
         "SELECT s.id, s.state FROM structure s LEFT JOIN label l ON l.structure_id = s.id "
         "WHERE (s.state = 'labelled') <> (l.id IS NOT NULL)"
@@ -148,8 +152,7 @@ RULES: Final[Mapping[str, str]] = {
 AT_THE_END: Final[Mapping[str, str]] = {
     "nothing is under way": f"SELECT id, kind, state FROM task WHERE state IN {_OPEN}",
     "nothing is claimed": (
-        "SELECT id FROM structure WHERE state = 'claimed' "
-        "UNION SELECT id FROM walker WHERE state = 'claimed'"
+        "SELECT id FROM structure WHERE state = 'claimed' UNION SELECT id FROM walker WHERE state = 'claimed'"
     ),
     "no ensemble is left undecided": "SELECT id FROM ensemble WHERE state IN ('training', 'trained')",
     "every foreign key has its row": "PRAGMA foreign_key_check",
@@ -273,9 +276,7 @@ class Watch:
 
     def _learnable(self, after: int, last: int, splits: Iterable[str]) -> set[int]:
         words = ", ".join(f"'{split}'" for split in splits)
-        query = (
-            f"SELECT structure_id FROM label WHERE split IN ({words}) AND seq > {after} AND seq <= {last}"
-        )
+        query = f"SELECT structure_id FROM label WHERE split IN ({words}) AND seq > {after} AND seq <= {last}"
         return {row[0] for row in self.rows(query)}
 
     def _file(self, table: str, path: str, digest: str) -> None:

@@ -216,7 +216,7 @@ def _select(nature: Nature, inputs: Mapping[str, Any], _attempt_id: int) -> list
     if inputs["shards"]:
         read_snapshot([(Path(shard["path"]), shard["sha256"]) for shard in inputs["shards"]])
     candidates = inputs["candidates"]
-    order = sorted(candidates, key=lambda item: (nature.unit("draw", inputs["stream"], item["id"])))
+    order = sorted(candidates, key=lambda item: nature.unit("draw", inputs["stream"], item["id"]))
     ranks = {item["id"]: rank for rank, item in enumerate(order[: inputs["budget"]])}
     return [
         {

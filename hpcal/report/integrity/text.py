@@ -15,7 +15,9 @@ PAIRS_SHOWN: Final = 21
 
 def report_text(report: Report) -> str:
     """The whole report."""
-    lines = [f"{', '.join(report.what)}: {_count(len(report.collection or ()), 'labelled structure')}"]
+    lines = _wrapped(
+        f"{', '.join(report.what)}: {_count(len(report.collection or ()), 'labelled structure')}", "", "  "
+    )
     for severity in ORDER:
         findings = [finding for finding in report.findings if finding.severity is severity]
         if findings:

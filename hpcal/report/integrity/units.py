@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,7 @@ def unit_findings(collection: Collection) -> list[Finding]:
 
 
 def _finding(
-    kind: str, severity: Severity, meaning: str, cases: list[tuple[str, str | None]]
+    kind: str, severity: Severity, meaning: str, cases: Sequence[tuple[str, str | None]]
 ) -> list[Finding]:
     if not cases:
         return []

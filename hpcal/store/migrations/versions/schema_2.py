@@ -30,10 +30,14 @@ START = "origin IN ('seed', 'minimum', 'saddle', 'given')"
 ERRORS = "ensemble_id split structure_id family n_atoms energy_error force_mae force_rmse"
 NEW_INDEXES = (
     ("attempt", "ix_attempt_epoch", "epoch id", None),
+    ("attempt", "ix_attempt_ended_badly", "task_id", "state IN ('failed', 'lost')"),
     ("attempt", "ix_attempt_open", "id", "state = 'dispatched'"),
     ("label", "ix_label_split_seq", "split seq split_seq structure_id", None),
     ("label", "ix_label_retracted", "seq", "retracted IS NOT NULL"),
+    ("event", "ix_event_structure_id", "structure_id", None),
+    ("event", "ix_event_task_id", "task_id", None),
     ("rejection", "ix_rejection_attempt_id", "attempt_id", None),
+    ("rejection", "ix_rejection_cause", "failure_class code", None),
     ("score", "ix_score_evaluation", ERRORS, "purpose = 'evaluate'"),
     ("segment", "ix_segment_attempt_id", "attempt_id", None),
     ("selection", "ix_selection_dropped", "rule ensemble_id structure_id", "decision = 'dropped'"),

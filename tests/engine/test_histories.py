@@ -1,0 +1,174 @@
+"""Whole campaigns under thousands of seeded faults keep every promise, and the checks can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from hpcal.core.walker import Split
+from hpcal.engine import completions, loop, records
+from hpcal.engine.completions import Completions
+from hpcal.engine.loop import Controller
+from hpcal.engine.simulate import main, scratch
+from hpcal.engine.simulation.faults import Fate
+from hpcal.engine.simulation.history import measure, run_history
+from hpcal.engine.simulation.violation import Violation
+from hpcal.engine.simulation.world import spool_record, spool_start
+from hpcal.engine.spool import SpoolWriter
+from hpcal.store import ensembles, labels, structures, walkers
+from hpcal.store.lease import Lease
+
+CHUNK = 50
+STEPS = {
+    f"{when} {what}"
+    for when in ("before", "after")
+    for what in ("a file", "a removal", "a submission", "waiting", "the lease", "the store is opened")
+} | {"before a transaction", "before a commit", "committed"}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with scratch() as made:
+        yield Path(made)
+
+
+def play(seeds: range, folder: Path) -> Any:
+    return measure(seeds, folder, folder / "kinds")[0]
+
+
+@pytest.mark.parametrize("first", range(0, 60, 15))
+def test_histories_keep_every_promise(first, folder):
+    total = play(range(first, first + 15), folder)
+    assert total.commits > 15
+    assert total.ends["finished"] + total.ends["nothing to learn from"] >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 3000, CHUNK))
+def test_two_thousand_histories_keep_every_promise(first, folder):
+    total = play(range(first, first + CHUNK), folder)
+    assert total.ends["finished"] + total.ends["nothing to learn from"] >= CHUNK
+
+
+@pytest.mark.slow
+def test_histories_meet_every_fault_and_die_at_every_step(folder):
+    total = play(range(5000, 5300), folder)
+    assert set(total.fates) == {str(fate) for fate in Fate}
+    assert set(total.kills) == STEPS
+    assert {"disk full", "fenced", "stopped", "failed", "finished"} <= set(total.ends)
+    assert total.damaged
+
+
+def test_a_seed_gives_one_history(folder):
+    for seed in (3, 11, 42):
+        once, again = (run_history(seed, folder, folder / "kinds") for _ in range(2))
+        assert once.steps == again.steps
+        assert once.commits == again.commits
+    assert run_history(12, folder, folder / "kinds").steps != once.steps
+
+
+def test_the_command_replays_a_history(capsys):
+    assert main(["--seed", "3", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "finished: " in out
+    assert "history 3: kept every promise" in out
+
+
+def test_virtual_hosts_write_the_bytes_of_real_ones(tmp_path):
+    values = [{"structure_id": 7, "failure": "node", "message": "é"}, {"end": True}]
+    with SpoolWriter(tmp_path / "real", attempt=5, epoch=2) as writer:
+        for value in values:
+            writer.append(value)
+    virtual = spool_start(5, 2) + b"".join(map(spool_record, values))
+    assert (tmp_path / "real").read_bytes() == virtual
+
+
+# ── the checks can fail ──────────────────────────────────────────────────────────────────────
+
+
+def files_go_before_the_commit() -> AbstractContextManager[Any]:
+    function = Completions._reported
+
+    def reported(self: Completions, session: Any, reports: Any, after: Any) -> Any:
+        messages = function(self, session, reports, after)
+        self._tidy(after)
+        return messages
+
+    return patch.object(Completions, "_reported", reported)
+
+
+def a_late_member_of_a_walker_counts_twice() -> AbstractContextManager[Any]:
+    function = records.walkers.record_segment
+
+    def twice(*args: Any, **options: Any) -> Any:
+        row = function(*args, **options)
+        row.start_step += 1
+        return row
+
+    return patch.object(walkers, "record_segment", twice)
+
+
+def nothing_is_dispatched_again() -> AbstractContextManager[Any]:
+    return patch.object(Controller, "_dispatch_queued", lambda _self: None)
+
+
+MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
+    "a second label is not noticed": (
+        lambda: patch.object(labels, "attempts_of", lambda *_: {}),
+        "the controller ends in good order",
+    ),
+    "claims are never given back": (
+        lambda: patch.object(completions, "give_back", lambda *_: None),
+        "claimed .* belongs to one outstanding task|nothing is claimed",
+    ),
+    "files go before the commit": (
+        files_go_before_the_commit,
+        "no finished label is (computed again|lost)",
+    ),
+    "the lease is not asserted": (
+        lambda: patch.object(Lease, "assert_held", lambda *_: None),
+        "a controller that was taken over",
+    ),
+    "nothing is recovered": (
+        lambda: patch.object(Completions, "recover", lambda _self: []),
+        "every open attempt is under way",
+    ),
+    "what was lost is not tried again": (
+        nothing_is_dispatched_again,
+        "the controller waits although nothing is under way|finishes within",
+    ),
+    "audit labels are learned from": (
+        lambda: patch.object(labels, "LEARNING", tuple(Split)),
+        "a shard (counts|holds)",
+    ),
+    "segments do not follow each other": (
+        a_late_member_of_a_walker_counts_twice,
+        "segments of a walker follow each other",
+    ),
+    "candidates are forgotten": (
+        lambda: patch.object(structures, "change", lambda *_args, **_columns: None),
+        "finishes within|origin|transitions|a relaxed|no seed waits",
+    ),
+    "an ensemble is used before it is whole": (
+        lambda: patch.object(ensembles, "add_member", lambda *_args, **_options: None),
+        "an ensemble in training has a task",
+    ),
+    "the planner sees no tasks": (
+        lambda: patch.object(loop.tasks, "unfinished", lambda *_: []),
+        "the controller waits although nothing is under way|finishes within",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_checks_find_a_fault_that_is_put_in(name, folder):
+    mutation, message = MUTATIONS[name]
+    with mutation(), pytest.raises(Violation, match=message) as found:
+        play(range(300), folder)
+    assert "python -m hpcal.engine.simulate --seed" in str(found.value)
