@@ -17,6 +17,7 @@ from hpcal.store.rows import structure_of
 from hpcal.store.session import Session
 from hpcal.store.tables import StructureRow, TaskRow
 from hpcal.store.transitions import StructureState
+from hpcal.store.twins import Twins
 
 BOOTSTRAP_PRIORITY: Final = 1e6
 """Bootstrap structures are labelled before anything else."""
@@ -37,7 +38,7 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
         _set_aside(session, context, seed, value)
         return
     found: Structure = value["structure"]
-    twin = _known(session, found, value["energy"])
+    twin = _known(session, found, value["energy"]) or _labelled_before(session, found, value["energy"])
     note = "" if value["same_bonds"] else "; its bonds changed on the way"
     row = structures.add_structure(
         session,
@@ -87,6 +88,16 @@ def _known(session: Session, found: Structure, energy: float) -> StructureRow | 
         if same_minimum(structure_of(row), row.energy, found, energy):
             return row
     return None
+
+
+def _labelled_before(session: Session, found: Structure, energy: float) -> StructureRow | None:
+    """A structure of this geometry that came with its label: it is the minimum from now on."""
+    twin = Twins(session, [found]).of(found)
+    row = None if twin is None else structures.rows_of(session, [twin])[twin]
+    if row is None or row.state is not StructureState.LABELLED or row.split is not Split.TRAIN:
+        return None
+    row.origin, row.energy = "minimum", energy
+    return row
 
 
 def _set_aside(session: Session, context: Context, seed: StructureRow, value: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def take(session: Session, context: Context) -> View:
         kinds[row.kind] += row.count
         pools[row.pool] += row.count
     labels = spec.file.tasks.max_label_chunk * QUEUE_DEPTH * dispatcher.slots().get("label", 1)
-    learning = (*queries.BOOTSTRAP_ORIGINS, "sample")
+    learning = queries.LEARNING_ORIGINS
     generation = current.generation if current is not None else 0
     waiting, candidate, claimed = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
     view = View(
@@ -83,7 +83,7 @@ def take(session: Session, context: Context) -> View:
         audit=_audit(session, current),
         failed_stage=failed_stage(session, context.store.epoch),
     )
-    return replace(view, gaps=_gaps(session, newest)) if _gaps_matter(view, spec) else view
+    return replace(view, gaps=_gaps(session, newest, context.level_id)) if _gaps_matter(view, spec) else view
 
 
 def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> EnsembleView | None:
@@ -125,7 +125,7 @@ def _gaps_matter(view: View, spec: CampaignSpec) -> bool:
     return undecided or (not view.tasks and stop_reason(view, spec) is not None)
 
 
-def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
+def _gaps(session: Session, newest: EnsembleView | None, level_id: int) -> tuple[Gap, ...]:
     """What evaluations are missing, newest ensemble first.
 
     An ensemble that waits for its decision also looks at what it learned from while the audit is
@@ -139,7 +139,7 @@ def _gaps(session: Session, newest: EnsembleView | None) -> tuple[Gap, ...]:
         splits = [*queries.AUDITING, Split.REFERENCE]
         if row.id == newest.id and calibration < MIN_CALIBRATION:
             splits += queries.LEARNING
-        missing = queries.unevaluated(session, row.id, splits, GAP_LIMIT)
+        missing = queries.unevaluated(session, row.id, splits, GAP_LIMIT, level_id=level_id)
         if missing:
             found.append(Gap(ensemble_id=row.id, structure_ids=missing))
     return tuple(found)

@@ -88,15 +88,28 @@ def write_shard(path: Path, dataset: Dataset, *, version: int = VERSION) -> str:
     level = json.dumps(dataset.level.as_dict(), sort_keys=True) if dataset.level else "unknown"
     # In memory, as HDF5 cannot close a file whose disk is full: it would stay open in this process.
     memory = BytesIO()
+    names: dict[str, str] = {}
     with h5py.File(memory, "w", track_order=False) as file:
         file.attrs.update(format=FORMAT, version=version, level_of_theory=level)
         for name, field in (_FIELDS if version == 1 else _FIELDS | _OPTIONAL).items():
-            if (array := getattr(dataset, name)) is not None:
-                _store(file, name, array, field).attrs["level_of_theory"] = level
-    data = memory.getbuffer()
+            if (array := getattr(dataset, name)) is None:
+                continue
+            if field.words:
+                words = _SPLITS if name == "splits" else tuple(str(word) for word in np.unique(array))
+                names[name], array = json.dumps(words), _codes(array, words)
+            elif name == "hashes":
+                array = _digests(array)
+            data = np.ascontiguousarray(array, dtype=field.dtype)
+            stored = file.create_dataset(name, data=data, track_times=False)
+            stored.attrs["unit"] = field.unit
+            stored.attrs["level_of_theory"] = level
+        # Last, as in version 1, whose bytes this order decides.
+        for name, text in names.items():
+            file[name].attrs["names"] = text
+    content = memory.getbuffer()
     with replacing(path) as out:
-        out.write(data)
-    return hashlib.sha256(data).hexdigest()
+        out.write(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_shard(path: Path, sha256: str | None = None) -> Dataset:
@@ -155,22 +168,6 @@ def read_labelled_hdf5(path: Path, level: LevelOfTheory | None = None) -> list[t
     unstated = LevelOfTheory(code="file", version="unknown", method=f"as in {path.name}")
     dataset = replace(dataset, level=dataset.level or level or unstated)
     return [(dataset.structure(i), dataset.label(i)) for i in range(len(dataset))]
-
-
-def _store(file: h5py.File, name: str, array: AnyArray, field: _Field) -> Any:
-    """One array as an HDF5 data set with its unit."""
-    words: tuple[str, ...] = ()
-    if field.words:
-        words = _SPLITS if name == "splits" else tuple(str(word) for word in np.unique(array))
-        array = _codes(array, words)
-    elif name == "hashes":
-        array = _digests(array)
-    data = np.ascontiguousarray(array, dtype=field.dtype)
-    stored = file.create_dataset(name, data=data, track_times=False)
-    stored.attrs["unit"] = field.unit
-    if field.words:
-        stored.attrs["names"] = json.dumps(words)
-    return stored
 
 
 def _codes(array: AnyArray, words: tuple[str, ...]) -> AnyArray:

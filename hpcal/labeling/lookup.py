@@ -52,7 +52,7 @@ class Lookup:
     periodic: ClassVar[bool] = True
 
     def __init__(self, settings: LookupSettings) -> None:
-        from hpcal.exchange.extxyz import read_labelled
+        from hpcal.exchange.files import read_labelled
 
         self._settings = settings
         pairs = read_labelled(settings.file, _level(settings))

@@ -29,7 +29,13 @@ from hpcal.store.transitions import StructureState
 
 Values = Sequence[Any]
 
-_COPY_TYPES: Final = {BigInteger: "int8", Integer: "int4", Double: "float8", LargeBinary: "bytea", JSON: "json"}
+_COPY_TYPES: Final = {
+    BigInteger: "int8",
+    Integer: "int4",
+    Double: "float8",
+    LargeBinary: "bytea",
+    JSON: "json",
+}
 
 
 def insert_rows(session: Session, row: type[Base], columns: Sequence[str], rows: Iterable[Values]) -> None:

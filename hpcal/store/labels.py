@@ -13,6 +13,7 @@ from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
+from hpcal.store.bulk_read import read_dataset
 from hpcal.store.queries import LEARNING, last_commit, last_of_split
 from hpcal.store.rows import label_of, label_row, level_of, structure_of
 from hpcal.store.structures import chunks
@@ -138,15 +139,7 @@ def dataset_between(
     session: Session, level: LevelOfTheory, level_id: int, after: int, up_to: int
 ) -> Dataset | None:
     """Learning structures whose commit numbers lie in ``(after, up_to]``, or None without any."""
-    found = labelled(session, level, level_id, after=after, up_to=up_to, splits=LEARNING)
-    if not found:
-        return None
-    return Dataset.of(
-        [structure for _, structure, _ in found],
-        [label for _, _, label in found],
-        ids=[row.id for row, _, _ in found],
-        splits=[row.split for row, _, _ in found],
-    )
+    return read_dataset(session, level, level_id, splits=LEARNING, after=after, up_to=up_to)
 
 
 def level_by_id(session: Session, level_id: int) -> LevelOfTheory:

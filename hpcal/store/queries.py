@@ -26,6 +26,8 @@ from hpcal.store.tables import (
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState, WalkerState
 
 BOOTSTRAP_ORIGINS = ("minimum", "saddle", "given", "bootstrap")
+LEARNING_ORIGINS = (*BOOTSTRAP_ORIGINS, "sample", "file")
+"""Origins of structures that may be learned from."""
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
 UNFINISHED = text(f"structure.{tables.UNFINISHED}")
@@ -195,14 +197,21 @@ def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]
     return list(rows)
 
 
-def unevaluated(session: Session, ensemble_id: int, splits: Sequence[Split], limit: int) -> tuple[int, ...]:
-    """Labelled structures of the splits that an ensemble was not evaluated on."""
+def unevaluated(
+    session: Session, ensemble_id: int, splits: Sequence[Split], limit: int, *, level_id: int
+) -> tuple[int, ...]:
+    """Structures of the splits with a label at a level that an ensemble was not evaluated on."""
     seen = select(ScoreRow.structure_id).where(
         ScoreRow.ensemble_id == ensemble_id, EVALUATION, ScoreRow.split.in_(splits)
     )
     rows = session.scalars(
         select(LabelRow.structure_id)
-        .where(LabelRow.split.in_(splits), LabelRow.structure_id.not_in(seen))
+        .where(
+            LabelRow.split.in_(splits),
+            LabelRow.level_of_theory_id == level_id,
+            LabelRow.retracted.is_(None),
+            LabelRow.structure_id.not_in(seen),
+        )
         .order_by(LabelRow.structure_id)
         .limit(limit)
     )

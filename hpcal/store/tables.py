@@ -406,7 +406,15 @@ class LabelRow(Base):
 
     __table_args__ = (
         UniqueConstraint("structure_id", "level_of_theory_id"),
-        Index("ix_label_split_seq", "split", "seq", "split_seq", "structure_id"),
+        Index(
+            "ix_label_split_seq",
+            "split",
+            "seq",
+            "split_seq",
+            "structure_id",
+            "level_of_theory_id",
+            "retracted",
+        ),
         Index("ix_label_retracted", "seq", sqlite_where=text(RETRACTED), postgresql_where=text(RETRACTED)),
     )
 

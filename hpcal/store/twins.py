@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hpcal.core.alignment import same_geometry
-from hpcal.core.fingerprint import fingerprint, matching_fingerprints
+from hpcal.core.fingerprint import fingerprint, many_matching_fingerprints, matching_fingerprints
 from hpcal.core.structure import Structure
 from hpcal.store.rows import structure_of
 from hpcal.store.tables import StructureRow
@@ -30,7 +32,7 @@ class Twins:
     """
 
     def __init__(self, session: Session, newcomers: Sequence[Structure]) -> None:
-        self._keys = {id(s): matching_fingerprints(s) for s in newcomers}
+        self._keys = _keys(newcomers)
         self._known: dict[tuple[str, float], list[tuple[int, Structure]]] = defaultdict(list)
         formulas = sorted({s.formula for s in newcomers})
         keys = sorted({key for found in self._keys.values() for key in found})
@@ -62,3 +64,22 @@ class Twins:
     def add(self, newcomer: Structure, structure_id: int) -> None:
         """One of the newcomers is in the store now."""
         self._known[newcomer.formula, fingerprint(newcomer)].append((structure_id, newcomer))
+
+
+def _keys(structures: Sequence[Structure]) -> dict[int, Sequence[float]]:
+    """Fingerprints that twins of each structure can have; molecules of one size are asked together."""
+    keys: dict[int, Sequence[float]] = {}
+    groups: dict[int, list[Structure]] = defaultdict(list)
+    for structure in structures:
+        if structure.periodic:
+            keys[id(structure)] = matching_fingerprints(structure)
+        else:
+            groups[len(structure)].append(structure)
+    for group in groups.values():
+        owner, value = many_matching_fingerprints(
+            np.array([s.numbers for s in group]), np.array([s.positions for s in group])
+        )
+        bounds = np.searchsorted(owner, np.arange(len(group) + 1))
+        for structure, (start, end) in zip(group, pairwise(bounds.tolist()), strict=True):
+            keys[id(structure)] = value[start:end].tolist()
+    return keys

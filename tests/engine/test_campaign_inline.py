@@ -14,6 +14,8 @@ from support.campaigns import StopAfter, content, query, run_inline
 
 from hpcal.core.errors import ConfigurationError, Interrupted
 
+pytestmark = pytest.mark.stores
+
 
 def test_ends_by_its_own_stop_rule_with_every_structure_accounted_for(campaign_file, tmp_path):
     reason = run_inline(campaign_file(), tmp_path / "run")
@@ -75,8 +77,6 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.campaigns import run_inline
-
-pytestmark = pytest.mark.stores
 run_inline(Path({file!r}), Path({root!r}))
 """
 

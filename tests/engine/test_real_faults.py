@@ -285,15 +285,19 @@ def test_a_disk_that_fills_stops_with_a_sentence_and_goes_on_when_there_is_room(
         pytest.skip("mounting a tmpfs needs root")
     uninterrupted(longer, tmp_path / "whole")
     root = small_disk(int(share * size_of(tmp_path / "whole"))) / "run"
-    code, errors = finish(controller("run", str(longer), "--dir", str(root), "--inline"))
+    words = ("run", str(longer), "--dir", str(root), "--inline")
+    code, errors = finish(controller(*words))
     assert code == 1, errors
     said = [line for line in errors.splitlines() if line.startswith("hpcal: ")]
     assert len(said) == 1, errors
     assert "Traceback" not in errors
     assert "space" in said[0] or "full" in said[0]
-    kept = query(root, "SELECT seq, structure_id, energy FROM label ORDER BY seq")
+    # The smallest disk is too small for a campaign to begin.
+    begun = one(root, "SELECT count(*) FROM campaign") == 1
+    kept = query(root, "SELECT seq, structure_id, energy FROM label ORDER BY seq") if begun else []
+    assert kept or share == 0.25
     small_disk(64_000)
-    code, errors = finish(controller("resume", str(root), "--inline"))
+    code, errors = finish(controller(*words))
     assert code == 0, errors
     check_whole(root)
     assert query(root, "SELECT seq, structure_id, energy FROM label ORDER BY seq")[: len(kept)] == kept
@@ -301,16 +305,17 @@ def test_a_disk_that_fills_stops_with_a_sentence_and_goes_on_when_there_is_room(
 
 
 @pytest.mark.slow
-def test_a_limit_on_the_size_of_files_stops_with_a_sentence(longer, tmp_path):
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_a_limit_on_the_size_of_files_stops_with_a_sentence(longer, tmp_path, share):
     uninterrupted(longer, tmp_path / "whole")
     largest = max(f.stat().st_size for f in (tmp_path / "whole").rglob("*") if f.is_file())
     root = tmp_path / "run"
     words = ("run", str(longer), "--dir", str(root), "--inline")
-    code, errors = finish(controller(*words, limit=largest // 2))
+    code, errors = finish(controller(*words, limit=int(share * largest)))
     assert code == 1, errors
     said = [line for line in errors.splitlines() if line.startswith("hpcal: ")]
     assert len(said) == 1, errors
-    assert "hpcal resume" in said[0]
+    assert "nothing of this step was kept" in said[0]
     code, errors = finish(controller(*words))
     assert code == 0, errors
     check_whole(root)

@@ -13,6 +13,9 @@ from hpcal.store.database import STORE_FILE, Store
 from hpcal.store.tables import Campaign
 
 
+pytestmark = pytest.mark.stores
+
+
 @pytest.fixture
 def folder(tmp_path):
     store = Store.create(tmp_path)
@@ -26,8 +29,6 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from hpcal.store.database import Store
-
-pytestmark = pytest.mark.stores
 store = Store.open(Path(sys.argv[1]))
 store.acquire()
 print("held", flush=True)

@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from hpcal.core.codec import unpack
 from hpcal.core.errors import (
     CampaignFailed,
     FencedError,
-    FormatError,
     Interrupted,
     StoreError,
     TransitionError,
 )
-from hpcal.core.label import Label
 from hpcal.engine import loop
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Assignment, Report
@@ -32,13 +29,13 @@ from hpcal.engine.loop import Controller
 from hpcal.engine.simulation.campaigns import SITE, VARIANTS, Variant, variant
 from hpcal.engine.simulation.dispatcher import SimulatedDispatcher
 from hpcal.engine.simulation.faults import Rates
+from hpcal.engine.simulation.finished import FinishedLabels
 from hpcal.engine.simulation.hooks import Killed, Life, hooked
 from hpcal.engine.simulation.invariants import Watch
 from hpcal.engine.simulation.outcome import Outcome
 from hpcal.engine.simulation.physics import Nature
 from hpcal.engine.simulation.violation import Violation
 from hpcal.engine.simulation.world import World
-from hpcal.engine.spool import read_spool
 from hpcal.engine.start import begin, take_up
 from hpcal.store.database import STORE_FILE
 
@@ -101,7 +98,7 @@ class History:
             on_work=self._on_work,
         )
         self.watch: Watch | None = None
-        self.finished_labels: set[int] = set()
+        self.finished: FinishedLabels | None = None
         self._assignments: dict[int, Assignment] = {}
         self._left: int | None = None
         self._open: list[Life] = []
@@ -177,7 +174,7 @@ class History:
             self.world,
             self.variant.slots,
             virtual=self.variant.virtual,
-            on_delivery=self._on_delivery,
+            on_delivery=lambda reports: self._on_delivery(life, reports),
             on_submit=lambda assignment: self._on_submit(life, assignment),
             on_wait=lambda waiting: self._on_wait(life, waiting),
         )
@@ -208,7 +205,8 @@ class History:
     def _run(self, life: Life, dispatcher: SimulatedDispatcher) -> str:
         try:
             context = self._take_up(dispatcher)
-            self._readable()
+            if self.finished is not None:
+                self.finished.left_behind(self.root)
             reason = Controller(context).run()
             self.world.say(f"finished: {reason}")
             return "finished"
@@ -252,6 +250,7 @@ class History:
 
     def _begin_watch(self) -> None:
         self.watch = Watch(self.root, self.world.nature)
+        self.finished = FinishedLabels(self.watch)
         self.watch.look()
 
     def _nothing_to_learn(self, failure: CampaignFailed) -> bool:
@@ -365,13 +364,8 @@ class History:
         self._assignments[assignment.attempt_id] = assignment
         if assignment.kind != "label" or life.woken:
             return
-        asked = {item["id"] for item in unpack(Path(assignment.payload).read_bytes())["structures"]}
-        again = asked & self.finished_labels
-        if again:
-            raise Violation(
-                f"broken: no finished label is computed again; attempt {assignment.attempt_id} shall label "
-                f"{sorted(again)}, whose labels were in spools that the controller had read"
-            )
+        if self.finished is not None:
+            self.finished.asked_for(assignment)
 
     def _on_wait(self, life: Life, dispatcher: SimulatedDispatcher) -> None:
         if self.watch is None or life.woken:
@@ -381,46 +375,20 @@ class History:
         if lost:
             raise Violation(f"broken: every open attempt is under way; these are not: {lost}")
 
-    def _on_delivery(self, reports: Sequence[Report]) -> None:
+    def _on_delivery(self, life: Life, reports: Sequence[Report]) -> None:
         for report in reports:
             assignment = self._assignments[report.attempt_id]
             self.world.say(f"report of attempt {report.attempt_id} ({assignment.kind}): {_word(report)}")
-            if assignment.kind == "label":
-                self._note_labels(assignment.attempt_id, Path(assignment.spool))
-
-    def _readable(self) -> None:
-        """At the start of a controller all that dead ones left can be read."""
-        if self.watch is None:
-            return
-        query = (
-            "SELECT a.id, a.spool FROM attempt a JOIN task t ON t.id = a.task_id "
-            "WHERE a.state = 'dispatched' AND t.kind = 'label'"
-        )
-        for attempt, spool in self.watch.rows(query):
-            self._note_labels(attempt, self.root / spool)
-
-    def _note_labels(self, attempt: int, path: Path) -> None:
-        try:
-            spool = read_spool(path)
-        except FormatError:
-            return
-        if spool.attempt == attempt:
-            self.finished_labels |= {
-                value["structure_id"] for value in spool.values if isinstance(value.get("result"), Label)
-            }
+            if assignment.kind == "label" and self.finished is not None and not life.woken:
+                self.finished.readable(assignment.attempt_id, Path(assignment.spool))
 
     def _check_end(self) -> None:
         if self.watch is None:
             raise Violation("broken: a campaign begins")
         self.watch.look()
         self.watch.finished()
-        state = dict(self.watch.rows("SELECT id, state FROM structure"))
-        lost = [i for i in self.finished_labels if state[i] != "labelled"]
-        if lost:
-            raise Violation(
-                "broken: no finished label is lost; there are labels in spools that the controller had read "
-                f"of {[(i, state[i]) for i in lost]}"
-            )
+        if self.finished is not None:
+            self.finished.kept()
 
 
 def _level(kind: Variant) -> Any:

@@ -32,7 +32,7 @@ NEW_INDEXES = (
     ("attempt", "ix_attempt_epoch", "epoch id", None),
     ("attempt", "ix_attempt_ended_badly", "task_id", "state IN ('failed', 'lost')"),
     ("attempt", "ix_attempt_open", "id", "state = 'dispatched'"),
-    ("label", "ix_label_split_seq", "split seq split_seq structure_id", None),
+    ("label", "ix_label_split_seq", "split seq split_seq structure_id level_of_theory_id retracted", None),
     ("label", "ix_label_retracted", "seq", "retracted IS NOT NULL"),
     ("event", "ix_event_structure_id", "structure_id", None),
     ("event", "ix_event_task_id", "task_id", None),
