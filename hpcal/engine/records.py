@@ -151,6 +151,7 @@ def _evaluate(done: Completed) -> list[str]:
             force_rmse=value.get("force_rmse"),
         )
     session.flush()
+    ensembles.sum_errors(session, {value["ensemble_id"] for value in values})
     chosen = task.inputs["decide"]
     return [] if chosen is None else [decide(session, context, chosen)]
 

@@ -11,7 +11,7 @@ from hpcal.engine.context import Context
 from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
 from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, View
-from hpcal.store import failures, queries, structures, tasks
+from hpcal.store import ensembles, failures, queries, structures, tasks
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState
@@ -33,7 +33,9 @@ def take(session: Session, context: Context) -> View:
     spec, dispatcher = context.spec, context.dispatcher
     current = _ensemble(queries.newest_ensemble(session, EnsembleState.PROMOTED), session)
     live = tuple(state for state in EnsembleState if state is not EnsembleState.FAILED)
-    newest = _ensemble(queries.newest_ensemble(session, *live), session)
+    found = queries.newest_ensemble(session, *live)
+    same = found is not None and current is not None and found[0].id == current.id
+    newest = current if same else _ensemble(found, session)
     kinds: Counter[str] = Counter()
     pools: Counter[str] = Counter()
     for row in queries.outstanding(session):
@@ -149,12 +151,15 @@ _EVALUATED = (EnsembleState.TRAINED, EnsembleState.PROMOTED, EnsembleState.REFUS
 
 
 def _audit(session: Session, current: EnsembleView | None) -> AuditErrors | None:
-    if current is None:
+    summaries = {} if current is None else ensembles.get(session, current.id).errors or {}
+    errors = summaries.get(Split.TEST)
+    if errors is None or errors["force_rmse_ev_per_ang"] is None:
         return None
-    errors = queries.errors(session, current.id, (Split.TEST,))
-    if errors is None:
-        return None
-    return AuditErrors(count=errors.count, force_rmse=errors.force_rmse, energy_rmse=errors.energy_rmse)
+    return AuditErrors(
+        count=errors["count"],
+        force_rmse=errors["force_rmse_ev_per_ang"],
+        energy_rmse=errors["energy_rmse_ev_per_atom"],
+    )
 
 
 def failed_stage(session: Session, epoch: int) -> str | None:

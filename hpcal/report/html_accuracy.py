@@ -8,11 +8,10 @@ from scipy import stats
 from hpcal.core.walker import Split
 from hpcal.report.canvas import MAX_POINTS, WORST
 from hpcal.report.data import ReportData
-from hpcal.report.errors import error_summary
-from hpcal.store.measurements import FamilyErrors
 from hpcal.report.page import Cell, Section, figure, folded, table, text
 from hpcal.report.pictures import GROUPS, caught, learning_curve, parity, true_error, uncertainty
-from hpcal.store.measurements import Evaluations
+from hpcal.store.error_summary import error_summary
+from hpcal.store.measurements import Evaluations, FamilyErrors
 
 AUDIT = (Split.CALIBRATION, Split.TEST)
 

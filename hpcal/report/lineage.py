@@ -8,11 +8,11 @@ from typing import Any, Final
 from hpcal.core.errors import InputError
 from hpcal.core.plugins import nearest
 from hpcal.core.walker import Split
-from hpcal.report.errors import error_summary
 from hpcal.store import lineage as rows
 from hpcal.store import lineage_ensembles as learned
 from hpcal.store import measurements
 from hpcal.store.database import Store
+from hpcal.store.error_summary import error_summary
 from hpcal.store.session import Session
 
 Trace = dict[str, Any]

@@ -11,13 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from hpcal.core.walker import Split
-from hpcal.report.errors import error_summary
 from hpcal.report.failures import changes, failure_lines, failures, hosts_set_aside, word
 from hpcal.report.utilisation import active_intervals, active_seconds, node_hours, pool_use
 from hpcal.store import history, measurements
 from hpcal.store.database import Store
+from hpcal.store.ensembles import errors_of
+from hpcal.store.error_summary import NO_ERRORS
 from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord
-from hpcal.store.measurements import Attempts, FamilyErrors
+from hpcal.store.measurements import Attempts
 from hpcal.store.session import Session
 from hpcal.store.transitions import UNFINISHED, CampaignState, StructureState, WalkerState
 
@@ -32,7 +33,7 @@ def campaign_status(store: Store, root: Path | None = None) -> dict[str, Any]:
 
     Energies are in eV, forces in eV/Å, times in hours unless the key says otherwise. Values that
     nothing is known of yet are null. Errors of ``ensemble`` and of every entry of ``history`` are
-    on the current audit test group; see :func:`hpcal.report.errors.error_summary`.
+    on the current audit test group; see :func:`hpcal.store.error_summary.error_summary`.
 
     Args:
         root: folder of the campaign, for the commands to type next; ``DIR`` stands for it without.
@@ -44,14 +45,13 @@ def campaign_status(store: Store, root: Path | None = None) -> dict[str, Any]:
         campaign = history.campaign(session)
         ensembles = [e for e in history.ensembles(session) if e.trained]
         attempts = measurements.attempts(session)
-        errors = measurements.family_errors(session, EVALUATED)
         work = _work(session, campaign, attempts)
         status = (
             _head(campaign, ensembles)
             | _structures(session)
             | work
             | _mishaps(session, campaign, sorted(work["tasks"]), root)
-            | _learning(campaign, ensembles, attempts, errors)
+            | _learning(session, campaign, ensembles, attempts)
         )
     minutes = status["active_hours"] * 60
     rate = status["labels"]["accepted"] / minutes if minutes > 0 else None
@@ -153,13 +153,11 @@ def _mishaps(
 
 
 def _learning(
-    campaign: CampaignRecord,
-    ensembles: list[EnsembleRecord],
-    attempts: Attempts,
-    errors: FamilyErrors,
+    session: Session, campaign: CampaignRecord, ensembles: list[EnsembleRecord], attempts: Attempts
 ) -> dict[str, Any]:
     current = newest(ensembles)
-    now = error_summary(errors.of(current.id if current else None, Split.TEST))
+    errors = {ensemble.id: ensemble.errors or errors_of(session, ensemble.id) for ensemble in ensembles}
+    now = errors[current.id][Split.TEST] if current else NO_ERRORS
     identity = {"id": current.id, "generation": current.generation} if current else {}
     hours = node_hours(attempts, pools_of(campaign), np.array([e.closed for e in ensembles]))
     entries = [
@@ -175,12 +173,12 @@ def _learning(
             "n_validation": ensemble.n_validation,
             "node_hours": spent,
             "threshold": ensemble.threshold,
-            "audit": error_summary(errors.of(ensemble.id, Split.TEST)),
-            "reference": error_summary(errors.of(ensemble.id, Split.REFERENCE)),
+            "audit": errors[ensemble.id][Split.TEST],
+            "reference": errors[ensemble.id][Split.REFERENCE],
         }
         for ensemble, spent in zip(ensembles, hours, strict=True)
     ]
-    return {"ensemble": identity | now, "history": entries}
+    return {"ensemble": identity | dict(now), "history": entries}
 
 
 def _summed(counts: Counts, place: int) -> dict[str, int]:

@@ -22,8 +22,7 @@ from hpcal.core import elements
 from hpcal.core.arrays import AnyArray, FloatArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.fingerprint import fingerprint, fingerprints
-from hpcal.core.walker import Split
-from hpcal.store.queries import last_commit, last_of_split
+from hpcal.store.queries import commit_numbers
 from hpcal.store.tables import Base, LabelRow, StructureRow
 from hpcal.store.transitions import StructureState
 
@@ -154,13 +153,11 @@ def add_labels(
         columns: further columns, as for :func:`insert_columns`.
     """
     n, splits = len(dataset), dataset.splits.tolist()
-    first = last_commit(session) + 1
     charges = _atomic(dataset, dataset.atomic_charges)
     schemes = [None] * n if dataset.charge_schemes is None else [s or None for s in dataset.charge_schemes]
     made: dict[str, Any] = {
         "id": reserve_ids(session, LabelRow, n),
-        "seq": range(first, first + n) if counted else None,
-        "split_seq": _numbers_within_split(session, splits) if counted else None,
+        **(commit_numbers(session, splits) if counted else {"seq": None, "split_seq": None}),
         "structure_id": list(ids),
         "level_of_theory_id": level_id,
         "split": splits,
@@ -176,16 +173,6 @@ def add_labels(
         "created": time.time(),
     }
     insert_columns(session, LabelRow, n, made | columns)
-
-
-def _numbers_within_split(session: Session, splits: Sequence[str]) -> list[int | None]:
-    """Commit number of each label within its split."""
-    last = {split: last_of_split(session, Split(split)) for split in set(splits)}
-    numbers: list[int | None] = []
-    for split in splits:
-        last[split] += 1
-        numbers.append(last[split])
-    return numbers
 
 
 def add_labelled(

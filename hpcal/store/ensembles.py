@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core.ensemble import EnsembleManifest, MemberFile
 from hpcal.core.protocols import MemberResult, MemberSpec
+from hpcal.core.walker import Split
 from hpcal.store import transitions
+from hpcal.store.error_summary import error_summary
+from hpcal.store.labels import origins_between
+from hpcal.store.measurements import family_errors
 from hpcal.store.rows import blob
 from hpcal.store.tables import DatasetRow, EnsembleRow, ModelRow, ShardRow
 from hpcal.store.transitions import EnsembleState
+
+SUMMED: Final = (Split.TEST, Split.REFERENCE)
+"""Groups on which errors of ensembles are reported."""
 
 
 def add_shard(
@@ -39,6 +46,7 @@ def add_dataset(
 ) -> DatasetRow:
     """A data set, by its rule."""
     row = DatasetRow(
+        origins=_origins(session, level_id, last_seq),
         generation=generation,
         level_of_theory_id=level_id,
         last_seq=last_seq,
@@ -49,6 +57,23 @@ def add_dataset(
     session.add(row)
     session.flush()
     return row
+
+
+def _origins(session: Session, level_id: int, last_seq: int) -> dict[str, dict[str, int]]:
+    """Structures of a new data set by split and origin: those of the last one, and what came since."""
+    last = session.scalars(
+        select(DatasetRow)
+        .where(DatasetRow.level_of_theory_id == level_id, DatasetRow.origins.is_not(None))
+        .order_by(DatasetRow.id.desc())
+        .limit(1)
+    ).first()
+    known = {} if last is None or last.origins is None else last.origins
+    after = 0 if last is None else last.last_seq
+    counts = {split: dict(origins) for split, origins in known.items()}
+    for split, origin, n in origins_between(session, level_id, after, last_seq):
+        group = counts.setdefault(str(split), {})
+        group[origin] = group.get(origin, 0) + n
+    return counts
 
 
 def add_ensemble(
@@ -91,6 +116,18 @@ def add_member(session: Session, ensemble_id: int, result: MemberResult, *, task
     row.metrics = dict(result.metrics)
     row.task_id = task_id
     row.trained_on = blob(list(result.trained_on), "<i8") if result.trained_on else None
+
+
+def sum_errors(session: Session, ids: Iterable[int]) -> None:
+    """Sums up the evaluations of ensembles anew, after some more have been recorded."""
+    for ensemble_id in sorted(ids):
+        get(session, ensemble_id).errors = errors_of(session, ensemble_id)
+
+
+def errors_of(session: Session, ensemble_id: int) -> dict[str, dict[str, Any]]:
+    """Error summary of an ensemble on each group, from its evaluations."""
+    found = family_errors(session, SUMMED, ensemble_id=ensemble_id)
+    return {str(split): error_summary(found.of(ensemble_id, split)) for split in SUMMED}
 
 
 def members_of(session: Session, ensemble_id: int) -> list[ModelRow]:

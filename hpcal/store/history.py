@@ -62,6 +62,7 @@ class EnsembleRecord:
 
     Attributes:
         labels: accepted labels with a commit number up to the data set's, audit included.
+        errors: its error summary by split, or None where none was kept.
         closed: when it was decided on, or made where it was not; seconds since the epoch.
     """
 
@@ -81,6 +82,7 @@ class EnsembleRecord:
     threshold: float | None
     bias_width: float | None
     calibration: dict[str, Any] | None
+    errors: dict[str, Any] | None
 
     @property
     def trained(self) -> bool:
@@ -331,15 +333,8 @@ def _labels_up_to(session: Session, commits: list[int]) -> dict[int, int]:
     """Accepted labels that stand, up to each of some ascending commit numbers."""
     gone = session.scalars(select(LabelRow.seq).where(LabelRow.retracted.is_not(None))).all()
     taken_back = [seq for seq in gone if seq is not None]
-    counts: dict[int, int] = {}
-    before = total = 0
-    for commit in commits:
-        # One pass over the index for all data sets together.
-        between = select(func.count()).where(LabelRow.seq > before, LabelRow.seq <= commit)
-        total += session.scalar(between) or 0
-        counts[commit] = total - sum(seq <= commit for seq in taken_back)
-        before = commit
-    return counts
+    # Commit numbers have no gaps: the last one is how many there are.
+    return {commit: commit - sum(seq <= commit for seq in taken_back) for commit in commits}
 
 
 def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, labels: int) -> EnsembleRecord:
@@ -360,4 +355,5 @@ def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, labels: int) -> Ense
         threshold=row.threshold,
         bias_width=row.bias_width,
         calibration=row.calibration,
+        errors=row.errors,
     )

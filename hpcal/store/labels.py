@@ -6,16 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
+from hpcal.store import bulk
 from hpcal.store.bulk_read import read_dataset
-from hpcal.store.queries import LEARNING, last_commit, last_of_split
-from hpcal.store.rows import label_of, label_row, level_of, structure_of
+from hpcal.store.queries import LEARNING, commit_numbers
+from hpcal.store.rows import label_columns, label_of, level_of, structure_of
 from hpcal.store.structures import chunks
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRow, StructureRow
 
@@ -45,30 +46,30 @@ def add_labels(
         counted: give them commit numbers; labels of the fixed reference set have none.
     """
     taken = set(attempts_of(session, [n.structure_id for n in new], level_id))
-    seq = last_commit(session)
-    within = {split: last_of_split(session, split) for split in {n.split for n in new}} if counted else {}
     accepted: list[bool] = []
-    rows: list[LabelRow] = []
+    fresh: list[NewLabel] = []
     for item in new:
         accepted.append(item.structure_id not in taken)
-        if not accepted[-1]:
-            continue
-        taken.add(item.structure_id)
-        row = label_row(
-            item.label,
-            structure_id=item.structure_id,
-            split=item.split,
-            level_id=level_id,
-            seq=None,
-            attempt_id=item.attempt_id,
-        )
-        if counted:
-            seq += 1
-            within[item.split] += 1
-            row.seq, row.split_seq = seq, within[item.split]
-        rows.append(row)
-    session.add_all(rows)
-    session.flush()
+        if accepted[-1]:
+            taken.add(item.structure_id)
+            fresh.append(item)
+    splits = [str(item.split) for item in fresh]
+    numbers = commit_numbers(session, splits) if counted else {"seq": None, "split_seq": None}
+    bulk.insert_columns(
+        session,
+        LabelRow,
+        len(fresh),
+        {
+            **label_columns([item.label for item in fresh]),
+            **numbers,
+            "id": bulk.reserve_ids(session, LabelRow, len(fresh)),
+            "structure_id": [item.structure_id for item in fresh],
+            "level_of_theory_id": level_id,
+            "attempt_id": [item.attempt_id for item in fresh],
+            "split": splits,
+            "created": time.time(),
+        },
+    )
     return accepted
 
 
@@ -140,6 +141,25 @@ def dataset_between(
 ) -> Dataset | None:
     """Learning structures whose commit numbers lie in ``(after, up_to]``, or None without any."""
     return read_dataset(session, level, level_id, splits=LEARNING, after=after, up_to=up_to)
+
+
+def origins_between(
+    session: Session, level_id: int, after: int, up_to: int
+) -> list[tuple[Split, str, int]]:
+    """Learning labels whose commit numbers lie in ``(after, up_to]``, counted by split and origin."""
+    rows = session.execute(
+        select(LabelRow.split, StructureRow.origin, func.count())
+        .join(StructureRow, StructureRow.id == LabelRow.structure_id)
+        .where(
+            LabelRow.split.in_(LEARNING),
+            LabelRow.seq > after,
+            LabelRow.seq <= up_to,
+            LabelRow.level_of_theory_id == level_id,
+            LabelRow.retracted.is_(None),
+        )
+        .group_by(LabelRow.split, StructureRow.origin)
+    )
+    return [(split, origin, n) for split, origin, n in rows]
 
 
 def level_by_id(session: Session, level_id: int) -> LevelOfTheory:

@@ -288,20 +288,24 @@ def _latest_scores(session: Session, splits: Sequence[Split], ensemble_id: int |
 
 def attempts(session: Session) -> Attempts:
     """All attempts with the kind of their task."""
-    rows = session.execute(
+    # Tens of thousands of rows: as the driver gives them, without a Python object for each.
+    table, task = AttemptRow.__table__.c, TaskRow.__table__.c
+    found = session.connection().execute(
         select(
-            AttemptRow.executor,
-            TaskRow.kind,
-            type_coerce(AttemptRow.state, String),
-            AttemptRow.epoch,
-            AttemptRow.dispatched,
-            AttemptRow.start,
-            AttemptRow.end,
-            AttemptRow.qm_calls,
+            table.executor,
+            task.kind,
+            type_coerce(table.state, String),
+            table.epoch,
+            table.dispatched,
+            table.start,
+            table.end,
+            table.qm_calls,
         )
-        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
-        .order_by(AttemptRow.id)
-    ).all()
+        .join(TaskRow.__table__, task.id == table.task_id)
+        .order_by(table.id)
+    )
+    rows = found.cursor.fetchall()
+    found.close()
     executor, kind, state, epoch, dispatched, start, end, qm_calls = _columns(rows, 8)
     return Attempts(
         executor=np.array(executor, dtype=str),

@@ -98,6 +98,17 @@ def last_of_split(session: Session, split: Split, up_to: int | None = None) -> i
     return session.scalar(query.order_by(LabelRow.seq.desc()).limit(1)) or 0
 
 
+def commit_numbers(session: Session, splits: Sequence[str]) -> dict[str, list[int]]:
+    """Numbers for new labels, in their order: ``seq`` among all, ``split_seq`` within their splits."""
+    first = last_commit(session) + 1
+    last = {split: last_of_split(session, Split(split)) for split in set(splits)}
+    within = []
+    for split in splits:
+        last[split] += 1
+        within.append(last[split])
+    return {"seq": list(range(first, first + len(splits))), "split_seq": within}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outstanding:
     """Unfinished tasks of one kind in one pool."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,33 +104,19 @@ def walker_of(row: WalkerRow, seed: StructureRow) -> Walker:
     )
 
 
-def label_row(
-    label: Label,
-    *,
-    structure_id: int,
-    split: Split,
-    level_id: int,
-    seq: int | None,
-    attempt_id: int | None,
-) -> LabelRow:
-    """A new row for a label."""
-    return LabelRow(
-        seq=seq,
-        structure_id=structure_id,
-        split=split,
-        level_of_theory_id=level_id,
-        attempt_id=attempt_id,
-        energy=label.energy,
-        forces=optional_blob(label.forces),
-        stress=optional_blob(label.stress),
-        dipole=optional_blob(label.dipole),
-        dipole_origin=optional_blob(label.dipole_origin),
-        charges=optional_blob(label.charges),
-        charge_scheme=label.charge_scheme,
-        diagnostics=dict(label.diagnostics),
-        qm_calls=label.qm_calls,
-        created=time.time(),
-    )
+def label_columns(labels: Sequence[Label]) -> dict[str, list[Any]]:
+    """The columns of labels, what belongs to their rows alone left out."""
+    return {
+        "energy": [label.energy for label in labels],
+        "forces": [optional_blob(label.forces) for label in labels],
+        "stress": [optional_blob(label.stress) for label in labels],
+        "dipole": [optional_blob(label.dipole) for label in labels],
+        "dipole_origin": [optional_blob(label.dipole_origin) for label in labels],
+        "charges": [optional_blob(label.charges) for label in labels],
+        "charge_scheme": [label.charge_scheme for label in labels],
+        "diagnostics": [json.dumps(dict(label.diagnostics)) for label in labels],
+        "qm_calls": [label.qm_calls for label in labels],
+    }
 
 
 def label_of(row: LabelRow, level: LevelOfTheory) -> Label:

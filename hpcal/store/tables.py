@@ -273,6 +273,8 @@ class ScoreRow(Base):
 
     __table_args__ = (
         Index("ix_score_structure_id_ensemble_id", "structure_id", "ensemble_id"),
+        Index("ix_score_ensemble_id_purpose", "ensemble_id", "purpose"),
+        Index("ix_score_task_id_purpose", "task_id", "purpose"),
         # Errors of an ensemble over its evaluations, read from the index alone.
         Index(
             "ix_score_evaluation",
@@ -302,6 +304,8 @@ class SelectionRow(Base):
     reason: Mapped[str]
 
     __table_args__ = (
+        Index("ix_selection_ensemble_id_decision", "ensemble_id", "decision"),
+        Index("ix_selection_task_id_decision", "task_id", "decision"),
         Index(
             "ix_selection_dropped",
             "rule", "ensemble_id", "structure_id",
@@ -438,7 +442,10 @@ class RejectionRow(Base):
 
 
 class DatasetRow(Base):
-    """A data set: a rule, all accepted labels of one level up to a commit number."""
+    """A data set: a rule, all accepted labels of one level up to a commit number.
+
+    ``origins`` counts its structures by split and origin.
+    """
 
     __tablename__ = "dataset"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -448,6 +455,7 @@ class DatasetRow(Base):
     n_train: Mapped[int]
     n_validation: Mapped[int]
     created: Mapped[float]
+    origins: Mapped[dict[str, Any] | None]
 
 
 class ShardRow(Base):
@@ -464,7 +472,11 @@ class ShardRow(Base):
 
 
 class EnsembleRow(Base):
-    """An immutable ensemble, and what was found of it."""
+    """An immutable ensemble, and what was found of it.
+
+    ``errors`` sums up its evaluations on the audit test group and the reference set, as they were
+    when the last of them was recorded.
+    """
 
     __tablename__ = "ensemble"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -484,6 +496,7 @@ class EnsembleRow(Base):
     bias_width: Mapped[float | None]
     calibration: Mapped[dict[str, Any] | None]
     quiet_rounds: Mapped[int] = mapped_column(default=0)
+    errors: Mapped[dict[str, Any] | None]
 
     __table_args__ = (
         UniqueConstraint("generation", "revision"),

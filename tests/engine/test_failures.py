@@ -200,6 +200,7 @@ def test_a_structure_that_runs_out_of_memory_goes_alone_to_the_larger_pool(
     assert query(root, "SELECT count(*) FROM event WHERE kind = 'enlarged'") == [(1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "state", "times"),
     [
@@ -223,6 +224,7 @@ def test_one_structure_that_always_breaks_is_set_aside_and_nothing_else(
     assert query(root, "SELECT state FROM campaign") == [("finished",)]
 
 
+@pytest.mark.slow
 def test_a_task_that_runs_out_of_time_is_given_more_and_then_given_up(campaign_file, tmp_path):
     file, root = campaign_file(), tmp_path / "run"
     run = Fails(lambda a: {"failure": F.RESOURCE, "message": "out of memory"} if a.kind == "train" else None)
@@ -327,3 +329,67 @@ def test_the_last_host_to_be_set_aside_stops_the_campaign_with_the_cause(campaig
     ((state, reason),) = query(root, "SELECT state, stop_reason FROM campaign")
     assert state == "failed"
     assert "no space left" in reason
+
+
+# ── hosts under Parsl ────────────────────────────────────────────────────────────────────────
+
+
+class Status:
+    terminal = False
+
+
+class Executor:
+    """What of an executor of Parsl is asked for when a host is set aside."""
+
+    label = "label"
+
+    def __init__(self, blocks: int, max_blocks: int) -> None:
+        self.blocks_to_job_id = {str(i): f"job{i}" for i in range(blocks)}
+        self.held: list[str] = []
+        self.cancelled: list[str] = []
+        self.provider = self
+        self.max_blocks = max_blocks
+
+    def status(self):
+        return {block: Status() for block, job in self.blocks_to_job_id.items() if job not in self.cancelled}
+
+    def _hold_block(self, block):
+        self.held.append(block)
+
+    def cancel(self, jobs):
+        self.cancelled += jobs
+
+
+def report_from(host: str, block: str) -> Report:
+    return Report(attempt_id=1, host=host, block=block)
+
+
+def test_blocks_on_a_host_set_aside_are_held_and_replaced():
+    from hpcal.engine.parsl_dispatch import PoolHosts
+
+    executor = Executor(blocks=3, max_blocks=3)
+    hosts = PoolHosts(executor=executor, local=False)
+    for host, block in (("n1", "0"), ("n2", "1"), ("n2", "2")):
+        hosts.reported(report_from(host, block))
+    assert hosts.set_aside("n2")
+    assert (executor.held, executor.cancelled) == (["1", "2"], ["job1", "job2"])
+    # The scheduler gives the same host again: its block goes as soon as it is known.
+    executor.blocks_to_job_id["3"] = "job3"
+    hosts.reported(report_from("n2", "3"))
+    assert executor.cancelled == ["job1", "job2", "job3"]
+    hosts.reported(report_from("n1", "0"))
+    assert executor.held == ["1", "2", "3"]
+
+
+def test_a_pool_whose_only_host_is_set_aside_says_so():
+    import socket
+
+    from hpcal.engine.parsl_dispatch import PoolHosts
+
+    full = PoolHosts(executor=Executor(blocks=1, max_blocks=1), local=False)
+    full.reported(report_from("n1", "0"))
+    assert not full.set_aside("n1")
+    growing = PoolHosts(executor=Executor(blocks=1, max_blocks=2), local=False)
+    growing.reported(report_from("n1", "0"))
+    assert growing.set_aside("n1")
+    assert not PoolHosts(executor=Executor(1, 1), local=True).set_aside(socket.gethostname())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -152,7 +153,7 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
     ),
     "candidates are never looked at": (
         lambda: patch.object(queries, "scored_by", lambda *_args, **_options: ()),
-        "finishes within",
+        "the controller waits although nothing is under way|finishes within",
     ),
     "an ensemble is used before it is whole": (
         lambda: patch.object(ensembles, "add_member", lambda *_args, **_options: None),
@@ -169,6 +170,16 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_checks_find_a_fault_that_is_put_in(name, folder):
     mutation, message = MUTATIONS[name]
-    with mutation(), pytest.raises(Violation, match=message) as found:
-        play(range(300), folder)
-    assert "python -m hpcal.engine.simulate --seed" in str(found.value)
+    with mutation():
+        found = first_violation(range(300), folder, message)
+    assert "python -m hpcal.engine.simulate --seed" in found
+
+
+def first_violation(seeds: range, folder: Path, message: str) -> str:
+    for seed in seeds:
+        try:
+            run_history(seed, folder, folder / "kinds")
+        except Violation as violation:
+            if re.search(message, str(violation)):
+                return str(violation)
+    return f"no history said {message!r}"

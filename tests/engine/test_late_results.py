@@ -75,7 +75,10 @@ def calls(monkeypatch) -> list[int]:
     return made
 
 
-@pytest.mark.parametrize("kind", ["label", "train", "sample", "bootstrap", "evaluate", "select"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("train", "bootstrap", "evaluate", "select")]
+
+
+@pytest.mark.parametrize("kind", ["label", "sample", *SLOW])
 def test_an_attempt_that_comes_to_its_end_late_finishes_its_task(campaign_file, tmp_path, calls, kind):
     file, root = campaign_file(), tmp_path / "run"
     stray = Stray(kind, stop=True)
@@ -94,7 +97,7 @@ def test_an_attempt_that_comes_to_its_end_late_finishes_its_task(campaign_file, 
     assert content(root) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("look_seconds", [0.0, 1e6])
+@pytest.mark.parametrize("look_seconds", [0.0, pytest.param(1e6, marks=pytest.mark.slow)])
 def test_a_second_label_is_recorded_as_a_duplicate_with_both_attempts(
     campaign_file, tmp_path, monkeypatch, look_seconds
 ):
@@ -149,6 +152,7 @@ def test_a_late_label_of_a_task_that_was_given_up_is_kept(campaign_file, tmp_pat
     assert {i for (i,) in found} == done
 
 
+@pytest.mark.slow
 def test_a_late_sampling_whose_task_is_being_tried_again_waits_for_that(campaign_file, tmp_path):
     """Its end counts only if the other attempt is lost too."""
     file, root = campaign_file(), tmp_path / "run"
@@ -238,8 +242,14 @@ def test_a_real_spool_torn_at_any_byte_gives_the_labels_before(campaign_file, tm
         assert found.complete == (length == len(data))
         before = len(found.values)
     assert before == 4
-    # The store after a tear: what was whole is there, the rest is labelled once more and no more.
-    copies = tmp_path / "copies"
+
+
+@pytest.mark.slow
+def test_after_a_tear_what_was_whole_is_kept_and_the_rest_is_labelled_once_more(campaign_file, tmp_path):
+    root, copies = tmp_path / "run", tmp_path / "copies"
+    stray = stopped_at(campaign_file, root, "label")
+    run_attempt(stray.lost)
+    data = Path(stray.lost.spool).read_bytes()
     for number, length in enumerate(np.random.default_rng(3).integers(0, len(data), 6)):
         copy = copies / str(number)
         shutil.copytree(root, copy)
@@ -255,6 +265,7 @@ def test_a_real_spool_torn_at_any_byte_gives_the_labels_before(campaign_file, tm
         assert query(copy, "SELECT structure_id, attempt_id FROM label ORDER BY seq")[: len(kept)] == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unreadable", "another attempt's", "folder"])
 def test_a_spool_that_cannot_be_read_is_redone(campaign_file, tmp_path, how):
     root = tmp_path / "run"

@@ -33,7 +33,7 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = [flip, cut, remove]
+DAMAGES = [flip, pytest.param(cut, marks=pytest.mark.slow), pytest.param(remove, marks=pytest.mark.slow)]
 
 
 @contextmanager
@@ -152,6 +152,7 @@ def test_an_ensemble_that_cannot_be_made_again_gives_way_to_a_new_one(campaign_f
     assert damaged(root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["shard", "model"])
 def test_damage_during_a_run_is_found_by_the_task_that_reads_the_file(campaign_file, tmp_path, what):
     """The worker's cache keeps what it has verified: a fresh worker reads the file again."""
@@ -178,6 +179,7 @@ def test_damage_during_a_run_is_found_by_the_task_that_reads_the_file(campaign_f
     assert reasons[0].startswith("node: ")
 
 
+@pytest.mark.slow
 def test_a_missing_or_torn_payload_costs_one_attempt(campaign_file, tmp_path):
     root = tmp_path / "run"
     hits: list[str] = []

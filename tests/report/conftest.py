@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.rows import label_row
 
 from hpcal.core.errors import FailureClass
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.database import Store, add_event
-from hpcal.store.rows import blob, family, label_row, level_id, structure_row
+from hpcal.store.rows import blob, family, level_id, structure_row
 from hpcal.store.session import Session
 from hpcal.store.tables import (
     SCHEMA_VERSION,

@@ -8,9 +8,9 @@ from sqlalchemy import text as sql
 from support.campaigns import query
 
 from hpcal.core.errors import InputError
-from hpcal.report.errors import error_summary, force_interval
 from hpcal.report.status import campaign_status, status_text
 from hpcal.store.database import Store, add_event
+from hpcal.store.error_summary import error_summary, force_interval
 from hpcal.store.measurements import Evaluations, FamilyErrors
 
 pytestmark = pytest.mark.stores
@@ -142,9 +142,9 @@ def test_history_costs(campaign):
 def test_busy_fraction_leaves_out_the_time_between_controllers(campaign):
     status = campaign_status(campaign.store)
     active = 0.0
-    for low, high in rows(campaign, "select min(dispatched), max(\"end\") from attempt group by epoch"):
+    for low, high in rows(campaign, 'select min(dispatched), max("end") from attempt group by epoch'):
         active += high - low
-    first, last = rows(campaign, "select min(dispatched), max(\"end\") from attempt")[0]
+    first, last = rows(campaign, 'select min(dispatched), max("end") from attempt')[0]
     assert active < last - first - 7000
     for pool, slots in (("label", 2), ("sample", 1), ("train", 1)):
         spent = 'select sum("end" - start) from attempt where executor = :pool'

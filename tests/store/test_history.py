@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sqlalchemy import event
+from support.rows import label_row
 
 from hpcal.core.errors import InputError
 from hpcal.core.label import Label, LevelOfTheory
@@ -11,7 +12,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.store import history, measurements
 from hpcal.store.database import Store
-from hpcal.store.rows import label_row, level_id, structure_row
+from hpcal.store.rows import level_id, structure_row
 from hpcal.store.tables import (
     SCHEMA_VERSION,
     AttemptRow,

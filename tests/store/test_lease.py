@@ -12,7 +12,6 @@ from hpcal.store import campaigns, lease
 from hpcal.store.database import STORE_FILE, Store
 from hpcal.store.tables import Campaign
 
-
 pytestmark = pytest.mark.stores
 
 

@@ -91,7 +91,7 @@ def _campaign(rng: random.Random, base: Path) -> dict[str, Any]:
         "promotion": {"margin": rng.choice((0.0, 0.2)), "min_audit": rng.choice((2, 10))},
         "stop": _stop(rng),
         "tasks": {
-            "max_label_chunk": rng.choice((1, 2, 4, 4)),
+            "max_label_chunk": rng.choice((2, 3, 4, 4)),
             "max_losses": rng.randint(2, 5),
             "max_failures": rng.randint(1, 3),
             "reserve": rng.choice((0.0, 0.5)),
@@ -101,7 +101,7 @@ def _campaign(rng: random.Random, base: Path) -> dict[str, Any]:
 
 
 def _bootstrap(rng: random.Random, *, modes: bool) -> dict[str, Any]:
-    count = rng.randint(3, 6)
+    count = rng.randint(3, 5)
     if modes:
         return {"sampler": "normal_modes", "count": count, "temperature_K": 600}
     return {"sampler": "random_displacement", "count": count, "amplitude_A": 0.08}
@@ -110,7 +110,7 @@ def _bootstrap(rng: random.Random, *, modes: bool) -> dict[str, Any]:
 def _sampler(rng: random.Random) -> dict[str, Any]:
     return {
         "sampler": rng.choice(("langevin", "langevin", "nve")),
-        "walkers": rng.randint(2, 5),
+        "walkers": rng.randint(2, 4),
         "batch": rng.randint(2, 4),
         "time_ps": rng.choice((0.03, 0.06)),
         "temperature_K": 600,
@@ -120,9 +120,9 @@ def _sampler(rng: random.Random) -> dict[str, Any]:
 def _stop(rng: random.Random) -> dict[str, Any]:
     stop: dict[str, Any] = {"quiet_walkers": rng.randint(2, 5), "quiet_share": 0.3}
     if rng.random() < 0.85:
-        stop["labels"] = rng.choice((5, 6, 7, 8, 9, 10, 12, 15))
-    if rng.random() < 0.5 or "labels" not in stop:
-        stop["generations"] = rng.choice((1, 2, 2)) if "labels" in stop else 1
+        stop["labels"] = rng.choice((4, 5, 6, 7, 8, 12))
+    if rng.random() < 0.8 or "labels" not in stop:
+        stop["generations"] = rng.choice((1, 1, 1, 2, 2, 3)) if "labels" in stop else 1
     if rng.random() < 0.4:
         stop["quiet_generations"] = rng.randint(1, 2)
     return stop

@@ -157,6 +157,14 @@ AT_THE_END: Final[Mapping[str, str]] = {
     "no ensemble is left undecided": "SELECT id FROM ensemble WHERE state IN ('training', 'trained')",
     "every foreign key has its row": "PRAGMA foreign_key_check",
 }
+FILES: Final[Mapping[str, str]] = {
+    "shard": "SELECT path, sha256 FROM shard",
+    # Nothing loads an ensemble that was given up.
+    "model": (
+        "SELECT m.path, m.sha256 FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
+        "WHERE m.path IS NOT NULL AND e.state <> 'failed'"
+    ),
+}
 _MOVING: Final[Mapping[str, type[StrEnum]]] = {
     "structure": StructureState,
     "task": TaskState,
@@ -200,8 +208,7 @@ class Watch:
     def finished(self) -> None:
         """Checks what must hold once the campaign is finished. Raises Violation."""
         self._ask(AT_THE_END)
-        for table in ("shard", "model"):
-            query = f"SELECT path, sha256 FROM {table} WHERE path IS NOT NULL"
+        for table, query in FILES.items():
             for path, digest in self.rows(query):
                 self._file(table, path, digest)
 

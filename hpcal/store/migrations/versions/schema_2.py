@@ -20,7 +20,6 @@ SPLIT = sa.Enum(
 
 OLD_INDEXES = (
     ("label", "ix_label_split_seq"),
-    ("score", "ix_score_ensemble_id_purpose"),
     ("structure", "ix_structure_split"),
     ("task", "ix_task_kind"),
     ("walker", "ix_walker_alive"),
@@ -39,6 +38,9 @@ NEW_INDEXES = (
     ("rejection", "ix_rejection_attempt_id", "attempt_id", None),
     ("rejection", "ix_rejection_cause", "failure_class code", None),
     ("score", "ix_score_evaluation", ERRORS, "purpose = 'evaluate'"),
+    ("score", "ix_score_task_id_purpose", "task_id purpose", None),
+    ("selection", "ix_selection_ensemble_id_decision", "ensemble_id decision", None),
+    ("selection", "ix_selection_task_id_decision", "task_id decision", None),
     ("segment", "ix_segment_attempt_id", "attempt_id", None),
     ("selection", "ix_selection_dropped", "rule ensemble_id structure_id", "decision = 'dropped'"),
     ("structure", "ix_structure_split", "split state origin generation", None),
@@ -60,6 +62,8 @@ def upgrade() -> None:
     op.execute("ALTER TABLE structure ADD COLUMN twin_id INTEGER REFERENCES structure (id)")
     op.add_column("task", sa.Column("size", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("task", sa.Column("epoch", sa.Integer()))
+    op.add_column("ensemble", sa.Column("errors", sa.JSON()))
+    op.add_column("dataset", sa.Column("origins", sa.JSON()))
     _fill()
     _indexes()
 

@@ -15,7 +15,7 @@ RESAMPLES: Final = 1000
 DRAWS: Final = 5_000_000
 """Most numbers drawn for one interval; beyond this there are fewer resamples, at least 200."""
 
-_NOTHING: Final[dict[str, Any]] = {
+NO_ERRORS: Final[dict[str, Any]] = {
     "energy_mae_ev_per_atom": None,
     "energy_rmse_ev_per_atom": None,
     "force_mae_ev_per_ang": None,
@@ -38,7 +38,7 @@ def error_summary(found: FamilyErrors) -> dict[str, Any]:
         ``force_rmse_ev_per_ang_interval`` (see :func:`force_interval`) and ``count`` of
         structures; None where there is nothing to tell from.
     """
-    summary = dict(_NOTHING, count=int(found.count.sum()))
+    summary = dict(NO_ERRORS, count=int(found.count.sum()))
     energies, atoms = found.energies.sum(), found.atoms.sum()
     if energies:
         summary["energy_mae_ev_per_atom"] = float(found.energy_abs.sum() / energies)
