@@ -13,7 +13,7 @@ from hpcal.core.walker import Split
 from hpcal.engine.context import Context
 from hpcal.engine.plan import quiet_rounds
 from hpcal.engine.promotion import Gate, gate
-from hpcal.engine.snapshot import MIN_CALIBRATION, take
+from hpcal.engine.snapshot import MIN_CALIBRATION, current_ensemble
 from hpcal.store import ensembles, queries, structures
 from hpcal.store.database import add_event
 from hpcal.store.session import Session
@@ -30,7 +30,7 @@ def decide(session: Session, context: Context, ensemble_id: int) -> str:
     ensemble = ensembles.get(session, ensemble_id)
     if ensemble.state is not EnsembleState.TRAINED:
         return f"generation {ensemble.generation} was decided before"
-    current = take(session, context).current
+    current = current_ensemble(session)
     previous = None if current is None else ensembles.get(session, current.id)
     verdict = _gate(session, context, ensemble, previous)
     threshold = _threshold(session, context, ensemble, previous)

@@ -146,6 +146,9 @@ class Controller:
         return True
 
     def _dispatch_queued(self) -> None:
+        with self._context.store.session() as session:
+            if not tasks.any_queued(session):
+                return
         with self._context.store.write() as session:
             waiting = tasks.unfinished(session, TaskState.QUEUED)
             going = repair.ready(session, waiting, self._context.store.epoch)

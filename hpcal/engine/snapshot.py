@@ -31,7 +31,7 @@ MIN_CALIBRATION = 10
 def take(session: Session, context: Context) -> View:
     """The snapshot for one call of the planner."""
     spec, dispatcher = context.spec, context.dispatcher
-    current = _ensemble(queries.newest_ensemble(session, EnsembleState.PROMOTED), session)
+    current = current_ensemble(session)
     live = tuple(state for state in EnsembleState if state is not EnsembleState.FAILED)
     found = queries.newest_ensemble(session, *live)
     same = found is not None and current is not None and found[0].id == current.id
@@ -86,6 +86,11 @@ def take(session: Session, context: Context) -> View:
         failed_stage=failed_stage(session, context.store.epoch),
     )
     return replace(view, gaps=_gaps(session, newest, context.level_id)) if _gaps_matter(view, spec) else view
+
+
+def current_ensemble(session: Session) -> EnsembleView | None:
+    """The promoted ensemble that drives sampling."""
+    return _ensemble(queries.newest_ensemble(session, EnsembleState.PROMOTED), session)
 
 
 def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> EnsembleView | None:
@@ -167,7 +172,8 @@ def failed_stage(session: Session, epoch: int) -> str | None:
 
     Only what happened under the epoch counts, so that a repaired campaign can be resumed.
     """
-    for kind in WORK:
+    failed = queries.failed_kinds(session, epoch)
+    for kind in (kind for kind in WORK if kind in failed):
         bug = failures.stopped_by_bug(session, kind, epoch)
         if bug is not None:
             log = failures.last_log(session, bug.id)
@@ -179,8 +185,8 @@ def failed_stage(session: Session, epoch: int) -> str | None:
         if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
             cause = next((error for _, error in states if error), "no cause was recorded")
             return f"stage {kind}: the last {ALL_FAILED} tasks failed: {_last_line(cause)}"
-    trainings = queries.last_task_states(session, "train", epoch, ALL_FAILED * 8)
-    if queries.failed_in_a_row(session) >= ALL_FAILED:
+    if "train" in failed and queries.failed_in_a_row(session) >= ALL_FAILED:
+        trainings = queries.last_task_states(session, "train", epoch, ALL_FAILED * 8)
         errors = [error for state, error in trainings if state is TaskState.FAILED and error]
         if errors:
             return f"stage train: the last {ALL_FAILED} ensembles failed: {_last_line(errors[0])}"

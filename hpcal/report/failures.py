@@ -148,13 +148,13 @@ def cause_of(head: str, tail: str | None = None) -> str:
 
 def normalised(text: str, hosts: Iterable[str] = ()) -> str:
     """A cause without what differs from case to case: paths, hosts, and words that hold a digit."""
-    found = _PATH.sub(GAP, text)
+    found = _PATH.sub(GAP, " ".join(text.split()))
     # Names with a digit go with the numbers below.
     named = tuple(sorted((h for h in hosts if not any(map(str.isdigit, h))), key=len, reverse=True))
     if named:
         found = _any_of(named).sub(GAP, found)
     found = _VARIABLE.sub(GAP, found)
-    return " ".join(_RUN.sub(GAP, found).split())
+    return _RUN.sub(GAP, " ".join(found.split()))
 
 
 @lru_cache(maxsize=4)

@@ -35,6 +35,7 @@ START = text(f"structure.{tables.START}")
 ALIVE = text(f"walker.{tables.ALIVE}")
 OUTSTANDING = text(f"task.{tables.OUTSTANDING}")
 EVALUATION = text(f"score.{tables.EVALUATION}")
+FAILED = text(f"task.{tables.FAILED}")
 OPEN = text(f"attempt.{tables.OPEN}")
 BROKEN = tuple(
     end for end in WalkerEnd if end not in (WalkerEnd.QUIET, WalkerEnd.FULL_TIME, WalkerEnd.CROSSED)
@@ -287,6 +288,12 @@ def ensembles(session: Session, *states: EnsembleState) -> list[EnsembleRow]:
             .order_by(EnsembleRow.generation.desc(), EnsembleRow.revision.desc())
         )
     )
+
+
+def failed_kinds(session: Session, epoch: int) -> set[str]:
+    """Kinds of tasks of which any was given up under an epoch; mostly none."""
+    failed = select(TaskRow.kind).where(FAILED, TaskRow.epoch == epoch).distinct()
+    return set(session.scalars(failed))
 
 
 def last_task_states(

@@ -62,6 +62,7 @@ OUTSTANDING: Final = "state IN ('queued', 'dispatched', 'lost')"
 EVALUATION: Final = "purpose = 'evaluate'"
 DROPPED: Final = "decision = 'dropped'"
 RETRACTED: Final = "retracted IS NOT NULL"
+FAILED: Final = "state = 'failed'"
 ENDED_BADLY: Final = "state IN ('failed', 'lost')"
 OPEN: Final = "state = 'dispatched'"
 """Conditions of the partial indexes. SQLite uses such an index only for a query that holds its
@@ -344,6 +345,7 @@ class TaskRow(Base):
             postgresql_where=text(OUTSTANDING),
         ),
         Index("ix_task_kind", "kind", "state", "epoch", "id"),
+        Index("ix_task_failed", "epoch", "kind", sqlite_where=text(FAILED), postgresql_where=text(FAILED)),
     )  # fmt: skip
 
 

@@ -111,6 +111,12 @@ def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:
     return list(session.scalars(select(TaskRow.inputs).where(TaskRow.kind == kind).order_by(TaskRow.id)))
 
 
+def any_queued(session: Session) -> bool:
+    """Whether a task waits to be dispatched."""
+    query = select(TaskRow.id).where(queries.OUTSTANDING, TaskRow.state == TaskState.QUEUED).limit(1)
+    return session.scalar(query) is not None
+
+
 def ended(session: Session) -> int:
     """How many tasks have come to their end, done or failed."""
     outstanding = select(func.count()).select_from(TaskRow).where(queries.OUTSTANDING)

@@ -257,7 +257,13 @@ class History:
     def _nothing_to_learn(self, failure: CampaignFailed) -> bool:
         if self.watch is None or NOTHING_TO_LEARN not in str(failure):
             return False
-        return self.watch.rows("SELECT count(*) FROM label WHERE split IN ('train', 'validation')") == [(0,)]
+        labels = "SELECT id FROM label WHERE split IN ('train', 'validation') LIMIT 1"
+        untried = (
+            "SELECT id FROM structure WHERE origin IN ('minimum', 'given') "
+            "AND state NOT IN ('dropped', 'quarantined') AND NOT EXISTS "
+            "(SELECT 1 FROM task WHERE kind = 'bootstrap') LIMIT 1"
+        )
+        return not self.watch.rows(labels) and not self.watch.rows(untried)
 
     # ── a paused controller ──────────────────────────────────────────────────────────────────
 

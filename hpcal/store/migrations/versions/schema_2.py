@@ -47,6 +47,7 @@ NEW_INDEXES = (
     ("structure", "ix_structure_formula_fingerprint", "formula fingerprint", None),
     ("structure", "ix_structure_start", "origin id", START),
     ("task", "ix_task_kind", "kind state epoch id", None),
+    ("task", "ix_task_failed", "epoch kind", "state = 'failed'"),
     ("walker", "ix_walker_alive", "entry state id split", "state IN ('idle', 'claimed')"),
     ("walker", "ix_walker_generation", "generation state end_reason split", None),
 )
