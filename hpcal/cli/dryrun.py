@@ -216,9 +216,13 @@ class Nobody:
         """Workers by pool."""
         return self._slots
 
-    def pool(self, wanted: str) -> str:
+    def pool(self, wanted: str, size: int = 0) -> str:  # noqa: ARG002
         """The pool that serves for ``wanted``."""
         return wanted if wanted in self._slots else "sample"
+
+    def set_aside(self, host: str) -> tuple[str, ...]:  # noqa: ARG002
+        """There are no hosts."""
+        return ()
 
     def submit(self, assignment: Assignment) -> None:
         """Refuses: nothing is carried out in a dry run."""

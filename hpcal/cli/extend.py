@@ -49,7 +49,7 @@ def extend(root: Path, extension: Extension, *, site: str | None, run: bool, inl
 def _refuse_running(store: Store, root: Path) -> None:
     """Raises CampaignHeld at once where the holder is known to live; elsewhere the lease decides."""
     with store.session() as session:
-        found = holder(session)
+        found = holder(root)
         name = campaigns.campaign(session).name
     if found is not None and found.host == socket.gethostname() and not found.gone:
         raise CampaignHeld(

@@ -13,8 +13,15 @@ from hpcal.core.errors import InputError
 from hpcal.store import campaigns
 from hpcal.store.database import Store
 from hpcal.store.lease import process_alive
-from hpcal.store.location import LEASE_FILE, LOCATION_FILE, SNAPSHOT_FILE, STATUS_FILE, STORE_FILE
-from hpcal.store.session import Session
+from hpcal.store.lease_file import HolderRecord
+from hpcal.store.location import (
+    LEASE_FILE,
+    LOCATION_FILE,
+    SNAPSHOT_FILE,
+    STATUS_FILE,
+    STORE_FILE,
+    Location,
+)
 
 OWN: Final = frozenset(
     {
@@ -89,15 +96,24 @@ class Holder:
     gone: bool
 
 
-def holder(session: Session) -> Holder | None:
-    """Who has the lease, or None if it was given back."""
-    row = campaigns.campaign(session)
-    if row.lease_host is None or row.lease_pid is None:
-        return None
-    here = row.lease_host == socket.gethostname()
-    return Holder(
-        host=row.lease_host,
-        pid=row.lease_pid,
-        counter=row.lease_counter,
-        gone=here and not process_alive(row.lease_pid, row.lease_process_start),
-    )
+def holder(root: Path) -> Holder | None:
+    """Who has the lease of the campaign of a folder, or None if it was given back.
+
+    Raises:
+        InputError: there is no campaign.
+    """
+    if Location.of(root).shared:
+        shown = HolderRecord.read(root)
+        if shown is not None:
+            return Holder(host=shown.host, pid=shown.pid, counter=shown.counter, gone=shown.known_dead)
+    with reading(root) as store, store.session() as session:
+        row = campaigns.campaign(session)
+        if row.lease_host is None or row.lease_pid is None:
+            return None
+        here = row.lease_host == socket.gethostname()
+        return Holder(
+            host=row.lease_host,
+            pid=row.lease_pid,
+            counter=row.lease_counter,
+            gone=here and not process_alive(row.lease_pid, row.lease_process_start),
+        )

@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from hpcal.cli.folders import holder, reading
-from hpcal.store.database import Store
+from hpcal.cli.publish import published
 from hpcal.store.transitions import CampaignState
 
 WATCH_SECONDS: Final = 5.0
@@ -22,11 +22,10 @@ WATCH_SECONDS: Final = 5.0
 
 def status(root: Path, *, as_json: bool, watch: bool) -> None:
     """Prints where a campaign stands; again and again where it is watched. Raises InputError."""
-    with reading(root) as store:
-        if watch:
-            _watch(root, store, as_json=as_json)
-        else:
-            click.echo(_look(root, store, as_json=as_json).text)
+    if watch:
+        _watch(root, as_json=as_json)
+    else:
+        click.echo(_look(root, as_json=as_json).text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +36,15 @@ class Look:
     running: bool
 
 
-def _look(root: Path, store: Store, *, as_json: bool) -> Look:
+def _look(root: Path, *, as_json: bool) -> Look:
     from hpcal.report.failures import word
     from hpcal.report.status import campaign_status, status_text
 
-    found = campaign_status(store, root)
-    with store.session() as session:
-        runner = holder(session)
+    found = published(root)
+    if found is None:
+        with reading(root) as store:
+            found = campaign_status(store, root)
+    runner = holder(root)
     dead = found["state"] == CampaignState.RUNNING and (runner is None or runner.gone)
     if dead:
         found["next"] = f"hpcal resume {word(root)}"
@@ -53,14 +54,14 @@ def _look(root: Path, store: Store, *, as_json: bool) -> Look:
     return Look(text=text, running=found["state"] == CampaignState.RUNNING and not dead)
 
 
-def _watch(root: Path, store: Store, *, as_json: bool) -> None:
+def _watch(root: Path, *, as_json: bool) -> None:
     """Looks again every few seconds until the campaign ends, its controller dies, or Ctrl-C."""
-    look = _look(root, store, as_json=as_json)
+    look = _look(root, as_json=as_json)
     with _shown(as_json=as_json) as show, suppress(KeyboardInterrupt):  # the usual end of watching
         while look.running:
             show(look.text)
             time.sleep(WATCH_SECONDS)
-            look = _look(root, store, as_json=as_json)
+            look = _look(root, as_json=as_json)
     click.echo(look.text)
 
 

@@ -14,6 +14,7 @@ import click
 
 from hpcal.cli.folders import begun, reading, refuse_foreign
 from hpcal.cli.progress import observer
+from hpcal.cli.publish import Publisher
 from hpcal.cli.result import print_result
 from hpcal.core.errors import CampaignFailed, HpcalError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
@@ -114,7 +115,8 @@ def _carry_on(context: Context, machine: Machine, root: Path) -> None:
     try:
         context = replace(context, dispatcher=machine.dispatcher(context))
         with observer() as display:
-            reason = Controller(context, display).run()
+            watched = Publisher(display, context.store, root) if context.store.location.shared else display
+            reason = Controller(context, watched).run()
     except HpcalError as error:
         failure = error
     finally:

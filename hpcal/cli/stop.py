@@ -12,7 +12,6 @@ from hpcal.cli.folders import Holder, holder, reading
 from hpcal.core.errors import CampaignFailed
 from hpcal.engine.loop import request_stop
 from hpcal.engine.start import recorded_state
-from hpcal.store.database import Store
 from hpcal.store.lease import WATCH_SECONDS
 from hpcal.store.transitions import CampaignState
 
@@ -28,29 +27,27 @@ def stop(root: Path, *, wait: bool) -> None:
         InputError: there is no campaign.
         CampaignFailed: the controller is dead, or does not end.
     """
-    with reading(root) as store:
-        state, _ = recorded_state(store)
-        found = _holder(store)
-        if found is None or state is not CampaignState.RUNNING:
-            click.echo(f"{root} does not run ({state}): nothing to stop")
-            return
-        _refuse_dead(root, found)
-        request_stop(root)
-        if not wait:
-            click.echo(f"asked process {found.pid} on {found.host} to stop")
-            return
-        click.echo(f"waiting for process {found.pid} on {found.host} to end")
-        _wait(root, store, found)
+    state, found = _state(root), holder(root)
+    if found is None or state is not CampaignState.RUNNING:
+        click.echo(f"{root} does not run ({state}): nothing to stop")
+        return
+    _refuse_dead(root, found)
+    request_stop(root)
+    if not wait:
+        click.echo(f"asked process {found.pid} on {found.host} to stop")
+        return
+    click.echo(f"waiting for process {found.pid} on {found.host} to end")
+    _wait(root, found)
     click.echo(f"stopped; go on with `hpcal resume {root}`")
 
 
-def _wait(root: Path, store: Store, found: Holder) -> None:
+def _wait(root: Path, found: Holder) -> None:
     limit = time.monotonic() + LIMIT_SECONDS
     counter, seen = found.counter, time.monotonic()
     while time.monotonic() < limit:
         time.sleep(POLL_SECONDS)
-        now = _holder(store)
-        if now is None or recorded_state(store)[0] is not CampaignState.RUNNING:
+        now = holder(root)
+        if now is None or _state(root) is not CampaignState.RUNNING:
             return
         _refuse_dead(root, now)
         if now.counter != counter:
@@ -63,9 +60,9 @@ def _wait(root: Path, store: Store, found: Holder) -> None:
     )
 
 
-def _holder(store: Store) -> Holder | None:
-    with store.session() as session:
-        return holder(session)
+def _state(root: Path) -> CampaignState:
+    with reading(root) as store:
+        return recorded_state(store)[0]
 
 
 def _refuse_dead(root: Path, found: Holder) -> None:

@@ -94,7 +94,7 @@ class History:
             rng=rng,
             nature=nature,
             rates=Rates.draw(rng),
-            gather_s=rng.choice((0.5, 4.0, 10.0, 10.0)),
+            gather_s=rng.choice((0.5, 4.0, 12.0, 12.0, 12.0, 12.0)),
             steps=self.outcome.steps,
             on_work=self._on_work,
         )
