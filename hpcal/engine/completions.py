@@ -18,7 +18,7 @@ from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Report, now
 from hpcal.engine.endings import Ended, Results, read_results
 from hpcal.engine.failures import Answer, BadHost, answer_task, bad_host, limits_of, tried
-from hpcal.engine.late import KEPT_SECONDS, KeptSpools, spools_in
+from hpcal.engine.late import KEPT_SECONDS, KeptSpools, files_in
 from hpcal.engine.records import record_all
 from hpcal.engine.tasks import STAGES
 from hpcal.store import campaigns, ensembles, failures, labels, structures, tasks
@@ -110,22 +110,23 @@ class Completions:
 
     def _sweep(self) -> None:
         """Removes files of attempts that are recorded: a crash may come before their removal."""
-        folders = self._context.folders
         gone: list[Path] = []
         with self._context.store.session() as session:
-            for path, task_id, number in spools_in(folders.tasks):
+            for path, task_id, number in files_in(self._context.folders):
                 found = failures.numbered_attempt(session, task_id, number)
-                if found is None:
+                attempt = None if found is None else found[0]
+                # What a controller that has taken over dispatched since is none of this one's business.
+                if attempt is None or attempt.state is TaskState.DISPATCHED:
                     continue
-                attempt, _ = found
-                if attempt.state is TaskState.LOST:
+                if path.suffix == ".spool" and attempt.state is TaskState.LOST:
                     self._spools.keep(attempt.id, path)
                 else:
                     gone.append(path)
-        for file in (*gone, *folders.tasks.glob("*.task")):
-            file.unlink(missing_ok=True)
-        for scratch in folders.scratch.iterdir():
-            shutil.rmtree(scratch, ignore_errors=True)
+        for path in gone:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _tidy(self, after: _After) -> None:
         """Files of what has just become durable."""
@@ -161,18 +162,24 @@ class Completions:
         found = failures.find_attempts(session, [report.attempt_id for report in reports])
         messages: list[str] = []
         ended: dict[int, Ended] = {}
+        late: list[int] = []
         again: list[int] = []
         for report in reports:
             if report.attempt_id not in found:
                 messages.append(self._unknown(session, report))
                 continue
             attempt, task = found[report.attempt_id]
-            if attempt.state is not TaskState.DISPATCHED or attempt.id in ended:
+            if attempt.state is not TaskState.DISPATCHED:
+                late.append(attempt.id)
+            elif attempt.id in ended:
                 again.append(attempt.id)
             else:
                 ended[attempt.id] = Ended.of(
                     report, attempt, task, read_results(self._spool(attempt), attempt.id)
                 )
+        # What was finished late counts before a later attempt at the same structure that failed.
+        for attempt_id in dict.fromkeys(late):
+            messages += self._adopt(session, *found[attempt_id], after)
         messages += self._write(session, list(ended.values()))
         messages += self._close(session, list(ended.values()), after)
         for attempt_id in dict.fromkeys(again):
@@ -301,11 +308,12 @@ class Completions:
     ) -> bool:
         if state in (StructureState.CLAIMED, StructureState.WAITING):
             return True
-        if state is not StructureState.LABELLED or not isinstance(value.get("result"), Label):
+        if not isinstance(value.get("result"), Label):
             return False
+        # Not used, as another one was first or the structure was turned away; said once.
         structure_id = value["structure_id"]
         first = labels.attempt_of(session, structure_id, self._context.level_id)
-        return first != attempt.id and not failures.duplicate_known(session, structure_id, attempt.id)
+        return first != attempt.id and not failures.told_of(session, structure_id, attempt.id)
 
     # Failures
 

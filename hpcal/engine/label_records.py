@@ -68,7 +68,11 @@ def _accept(results: Sequence[_Result], standing: dict[int, Standing]) -> None:
             fitting.append(result)
             continue
         text = f"structure {result.structure_id} is {state}: its late label is not used"
-        add_event(session, context.store.epoch, "late_label", text, structure_id=result.structure_id)
+        attempts = [result.done.attempt.id]
+        add_event(
+            session, context.store.epoch, "late_label", text,
+            structure_id=result.structure_id, attempts=attempts,
+        )  # fmt: skip
     new = [
         NewLabel(
             structure_id=r.structure_id,

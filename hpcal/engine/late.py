@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hpcal.engine.context import Folders
+
 LOOK_SECONDS: Final = 5.0
 """How often kept spools are looked at."""
 KEPT_SECONDS: Final = 600.0
@@ -80,9 +82,10 @@ def mark_of(path: Path) -> Mark | None:
     return status.st_size, status.st_mtime_ns
 
 
-def spools_in(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    """Spools in a campaign's folder of tasks, with task and number of the attempt from their names."""
-    for path in sorted(folder.glob("*.spool")):
+def files_in(folders: Folders) -> Iterator[tuple[Path, int, int]]:
+    """Spools, inputs and scratch of attempts, with task and number of the attempt from their names."""
+    left = [*folders.tasks.glob("*.spool"), *folders.tasks.glob("*.task"), *folders.scratch.iterdir()]
+    for path in sorted(left):
         named = _STEM.fullmatch(path.stem)
         if named is not None:
             yield path, int(named[1]), int(named[2])

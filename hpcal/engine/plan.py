@@ -229,9 +229,8 @@ def _begin(view: View, spec: CampaignSpec) -> list[Action]:
     if actions or view.outstanding("bootstrap", "label", "train"):
         return actions
     if not view.learnable:
-        return [
-            Fail(reason="the bootstrap gave no label to learn from; see `hpcal status` for the rejections")
-        ]
+        cause = view.turned_away or "see `hpcal status` for the rejections"
+        return [Fail(reason=f"the bootstrap gave no label to learn from: {cause}")]
     return [Train(generation=1, start_from=None)]
 
 

@@ -84,6 +84,7 @@ def take(session: Session, context: Context) -> View:
         ),
         audit=_audit(session, current),
         failed_stage=failed_stage(session, context.store.epoch),
+        turned_away=_turned_away(session) if newest is None else "",
     )
     return replace(view, gaps=_gaps(session, newest, context.level_id)) if _gaps_matter(view, spec) else view
 
@@ -167,6 +168,17 @@ def _audit(session: Session, current: EnsembleView | None) -> AuditErrors | None
     )
 
 
+def _turned_away(session: Session) -> str:
+    """What became of the first structures, should there be nothing to learn from."""
+    away = failures.seeds_set_aside(session)
+    if away is not None:
+        return f"stage relax set all {away.count} seeds aside, such as: {away.example}"
+    away = failures.all_turned_away(session)
+    if away is not None:
+        return f"stage label turned all {away.count} structures away, such as: {away.example}"
+    return ""
+
+
 def failed_stage(session: Session, epoch: int) -> str | None:
     """A sentence if everything in a stage fails: one bad structure never stops a campaign.
 
@@ -190,13 +202,6 @@ def failed_stage(session: Session, epoch: int) -> str | None:
         errors = [error for state, error in trainings if state is TaskState.FAILED and error]
         if errors:
             return f"stage train: the last {ALL_FAILED} ensembles failed: {_last_line(errors[0])}"
-    nothing = "the bootstrap gave no label to learn from"
-    away = failures.seeds_set_aside(session)
-    if away is not None:
-        return f"{nothing}: stage relax set all {away.count} seeds aside, such as: {away.example}"
-    away = failures.all_turned_away(session)
-    if away is not None:
-        return f"{nothing}: stage label turned all {away.count} structures away, such as: {away.example}"
     rejected, example = queries.rejected_since_label(session, epoch)
     if rejected >= ALL_REJECTED:
         return f"stage label: {rejected} structures in a row were turned away, such as: {example}"

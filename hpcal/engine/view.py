@@ -96,6 +96,7 @@ class View:
         walkers: one view an entry of ``sampling``.
         audit: errors of the current ensemble, or None without any audit test label.
         failed_stage: a sentence if a stage has failed as a whole.
+        turned_away: before the first training, a sentence if all first structures were turned away.
     """
 
     seeds: tuple[int, ...] = ()
@@ -122,6 +123,7 @@ class View:
     walkers: tuple[EntryView, ...] = ()
     audit: AuditErrors | None = None
     failed_stage: str | None = None
+    turned_away: str = ""
 
     def outstanding(self, *kinds: str) -> int:
         """Outstanding tasks of the kinds."""

@@ -24,6 +24,9 @@ from hpcal.store.tables import ALEMBIC, SCHEMA_VERSION, Base, Campaign, EventRow
 
 __all__ = ["STORE_FILE", "Store", "add_event"]
 
+_DISK: Final = ("disk I/O error", "disk is full", "database is locked")
+"""What SQLite says when the file is no fault of the user's."""
+
 SNAPSHOT_SHARE: Final = 0.02
 """Share of the time that may go into snapshots for readers of a store on a network file system."""
 SNAPSHOT_SECONDS: Final = 60.0
@@ -254,8 +257,11 @@ def _opening(location: Location) -> Iterator[None]:
     try:
         yield
     except (OperationalError, DatabaseError) as error:
+        cause = _cause(error)
+        if any(word in cause for word in _DISK):
+            raise StoreError(f"{location} could not be opened: {cause}") from error
         what = "cannot be reached" if location.url is not None else "is not a store of hpcal"
-        raise InputError(f"{location} {what}: {_cause(error)}") from error
+        raise InputError(f"{location} {what}: {cause}") from error
 
 
 def _published(location: Location) -> Path | None:

@@ -159,10 +159,12 @@ def seeds_set_aside(session: Session) -> TurnedAway | None:
     return TurnedAway(count=len(seeds), example=seeds[-1][1] or "no reason was recorded")
 
 
-def duplicate_known(session: Session, structure_id: int, attempt_id: int) -> bool:
-    """Whether it is recorded already that an attempt labelled a structure a second time."""
+def told_of(session: Session, structure_id: int, attempt_id: int) -> bool:
+    """Whether it is recorded already that the label of an attempt was not used for a structure."""
     found = session.scalars(
-        select(EventRow.data).where(EventRow.kind == "duplicate_label", EventRow.structure_id == structure_id)
+        select(EventRow.data).where(
+            EventRow.kind.in_(("duplicate_label", "late_label")), EventRow.structure_id == structure_id
+        )
     )
     return any(attempt_id in data.get("attempts", ()) for data in found)
 

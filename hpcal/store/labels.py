@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -140,12 +140,12 @@ def dataset_between(
     session: Session, level: LevelOfTheory, level_id: int, after: int, up_to: int
 ) -> Dataset | None:
     """Learning structures whose commit numbers lie in ``(after, up_to]``, or None without any."""
-    return read_dataset(session, level, level_id, splits=LEARNING, after=after, up_to=up_to)
+    found = read_dataset(session, level, level_id, splits=LEARNING, after=after, up_to=up_to)
+    # A shard can be written again: it holds nothing that may change.
+    return None if found is None else replace(found, origins=None, generations=None)
 
 
-def origins_between(
-    session: Session, level_id: int, after: int, up_to: int
-) -> list[tuple[Split, str, int]]:
+def origins_between(session: Session, level_id: int, after: int, up_to: int) -> list[tuple[Split, str, int]]:
     """Learning labels whose commit numbers lie in ``(after, up_to]``, counted by split and origin."""
     rows = session.execute(
         select(LabelRow.split, StructureRow.origin, func.count())
