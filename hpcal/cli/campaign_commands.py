@@ -47,6 +47,7 @@ def init(example: str | None) -> None:
 @inline_option
 def run(
     campaign: Path,
+    *,
     site: str | None,
     folder: Path | None,
     accept_changes: bool,

@@ -115,8 +115,8 @@ def _rewrite(context: Context, shard: ShardRow) -> str:
     beside.unlink(missing_ok=True)
     digest = None
     # Shards of the first release were written in the first layout.
-    for version in () if dataset is None else (2, 1):
-        digest = write_shard(beside, dataset, version=version)
+    for version in (2, 1):
+        digest = None if dataset is None else write_shard(beside, dataset, version=version)
         if digest == shard.sha256:
             break
     if digest != shard.sha256:

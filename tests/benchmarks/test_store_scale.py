@@ -203,19 +203,19 @@ def aiida_rate(folder: Path, n: int = 4000) -> float | str:
         return f"not run: {text.strip().splitlines()[-1] if text.strip() else error}"
 
 
+def told(what: str, rate: float, remark: str) -> None:
+    print(f"  {what:<55} {rate:10,.0f}  ({remark})")
+
+
 def test_bulk_insert(tmp_path):
     sqlite_rate = max(insert_rate(tmp_path / f"s{i}", None) for i in range(2))
     plain = plain_loop_rate(tmp_path / "plain.db")
     aiida = aiida_rate(tmp_path / "aiida")
     print(f"\nbulk insert of labelled structures of {ATOMS} atoms, durable, per second:")
-    print(f"  SQLite, hashes, fingerprints and indexes included   {sqlite_rate:10,.0f}  (promised 20,000)")
-    print(
-        f"  bare SQLite, one INSERT a row, none of these        {plain:10,.0f}  ratio {sqlite_rate / plain:.2f}"
-    )
+    told("SQLite, hashes, fingerprints and indexes included", sqlite_rate, "promised 20,000")
+    told("bare SQLite, one INSERT a row, none of these", plain, f"ratio {sqlite_rate / plain:.2f}")
     if isinstance(aiida, float):
-        print(
-            f"  AiiDA bulk_insert, SQLite                           {aiida:10,.0f}  ratio {sqlite_rate / aiida:.1f}"
-        )
+        told("AiiDA's bulk_insert into SQLite", aiida, f"ratio {sqlite_rate / aiida:.1f}")
     else:
         print(f"  AiiDA: {aiida}")
     url = os.environ.get(POSTGRES_VARIABLE)
@@ -224,7 +224,7 @@ def test_bulk_insert(tmp_path):
     else:
         rate = max(insert_rate(tmp_path / f"p{i}", url) for i in range(2))
         drop_schemas(url, tmp_path)
-        print(f"  PostgreSQL                                          {rate:10,.0f}  (promised 10,000)")
+        told("PostgreSQL, hashes, fingerprints and indexes included", rate, "promised 10,000")
         assert rate >= 10_000
     assert sqlite_rate >= 20_000
 

@@ -1,4 +1,4 @@
-"""A campaign on a network file system (forced): the controller has the store to itself, readers see copies."""
+"""A campaign on a network file system (forced): the store is the controller's own, readers see copies."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def running(here: Path, edited):
 
 
 def test_readers_see_what_was_published(running):
-    root, process = running
+    root, _ = running
     status = json.loads(hpcal("status", root, "--json").stdout)
     assert status["state"] == "running"
     assert status["structures"]["total"] >= 1
@@ -117,7 +117,7 @@ def test_detection_reads_the_mounts(monkeypatch, tmp_path):
     monkeypatch.delenv(location.FILESYSTEM_VARIABLE)
     assert location.filesystem(tmp_path)
     part = type("Part", (), {"mountpoint": str(tmp_path), "fstype": "nfs4"})
-    monkeypatch.setattr(location.psutil, "disk_partitions", lambda all: [part])
+    monkeypatch.setattr(location.psutil, "disk_partitions", lambda **_: [part])
     assert location.on_network(tmp_path / "campaign")
     part.fstype = "ext4"
     assert not Location.new(tmp_path / "campaign").shared
