@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 
 import pytest
+from support.postgres import drop_schemas, postgres_url
 
 # Before anything imports a numerical library: tests share few cores, and one thread is reproducible.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-
-POSTGRES_VARIABLE = "HPCAL_TEST_POSTGRES"
-"""URL of a PostgreSQL database in which tests may make and drop schemas."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,21 +32,3 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HPCAL_STORE", url)
     yield kind
     drop_schemas(url, folder)
-
-
-def postgres_url() -> str:
-    """The test database; skips where there is none."""
-    url = os.environ.get(POSTGRES_VARIABLE)
-    if url is None:
-        pytest.skip(f"{POSTGRES_VARIABLE} does not name a PostgreSQL database")
-    return url
-
-
-def drop_schemas(url: str, folder) -> None:
-    """Removes what the stores of a folder left in the database."""
-    import psycopg
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        for record in folder.rglob("store.json"):
-            schema = json.loads(record.read_text())["schema"]
-            connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')

@@ -6,11 +6,13 @@
     python docs/reference/make_reference.py --check   # exits 1 if one of them is out of date
 
 A generated part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. Tables of keys
-come from the pydantic models, commands from click, states and tables from the store.
+come from the pydantic models, commands from click, states and tables from the store. The picture of
+the tables is drawn by ``draw_tables.py`` beside this file.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +47,7 @@ from hpcal.uncertainty.calibration import CalibrationSettings
 
 HERE: Final = Path(__file__).parent
 PAGES: Final = ("campaign-file.md", "command-line.md", "data-model.md", "site-file.md")
+PICTURE: Final = HERE.parent / "images" / "data_model.svg"
 _PART: Final = re.compile(r"(<!-- begin ([\w.-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _BOUNDS: Final = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 _WORDS: Final = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -222,29 +225,29 @@ def diagram(kind: type[StrEnum]) -> str:
     return f"```mermaid\n{mermaid(kind)}\n```\n"
 
 
-def relations() -> str:
-    """Which table refers to which, as a diagram."""
-    lines = ["erDiagram"]
-    for name, found in _tables().items():
-        for column in found.columns:
-            for key in column.foreign_keys:
-                one = "|o" if column.nullable else "||"
-                lines.append(f"    {key.column.table.name} {one}--o{{ {name} : {column.name}")
-    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+def picture() -> str:
+    """The tables and what refers to what, as SVG."""
+    spec = importlib.util.spec_from_file_location("draw_tables", HERE / "draw_tables.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{HERE / 'draw_tables.py'} cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    drawn: str = module.picture(Base.metadata)
+    return drawn
 
 
 def columns() -> str:
-    """The tables and their columns."""
-    about = {part.class_.__tablename__: _summary(part.class_) for part in Base.registry.mappers}
+    """The tables and their columns; Alembic's own, which no class stands for, is left out."""
     rows = [
-        (f"`{name}`", about[name], ", ".join(f"`{column.name}`" for column in found.columns))
-        for name, found in _tables().items()
+        (
+            f"`{part.local_table.name}`",
+            _summary(part.class_),
+            ", ".join(f"`{column.name}`" for column in part.local_table.columns),
+        )
+        for part in Base.registry.mappers
     ]
-    return table(("table", "one row is", "columns"), rows)
-
-
-def _tables() -> dict[str, Any]:
-    return dict(sorted(Base.metadata.tables.items()))
+    return table(("table", "one row is", "columns"), sorted(rows))
 
 
 # ── Pages ────────────────────────────────────────────────────────────────────────────────────
@@ -289,7 +292,6 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "selectors": partial(parts, Group.SELECTORS),
     "metrics": metrics,
     "commands": commands,
-    "relations": relations,
     "columns": columns,
     **{f"states.{kind.__name__}": partial(diagram, kind) for kind in STATES},
 }
@@ -300,19 +302,25 @@ def filled(text: str) -> str:
     return _PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}{part[3]}", text)
 
 
+def outdated() -> dict[Path, str]:
+    """Files that differ from what the code says now, with what should be in them."""
+    wanted = {HERE / name: filled((HERE / name).read_text(encoding="utf-8")) for name in PAGES}
+    wanted[PICTURE] = picture()
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+
+
 def run(arguments: list[str]) -> int:
-    """Rewrites the pages, or says which are out of date."""
-    stale = []
-    for name in PAGES:
-        page = HERE / name
-        old = page.read_text(encoding="utf-8")
-        new = filled(old)
-        if new == old:
-            continue
-        stale.append(name)
-        if "--check" not in arguments:
-            page.write_text(new, encoding="utf-8")
-    print(f"out of date: {', '.join(stale)}" if stale else "all pages are up to date")
+    """Rewrites pages and picture, or says which are out of date."""
+    stale = outdated()
+    if "--check" not in arguments:
+        for path, text in stale.items():
+            path.write_text(text, encoding="utf-8")
+    names = ", ".join(path.name for path in stale)
+    print(f"out of date: {names}" if stale else "everything is up to date")
     return int(bool(stale) and "--check" in arguments)
 
 

@@ -57,13 +57,14 @@ def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskR
 def _(action: plan.Train, session: Session, context: Context) -> list[TaskRow]:
     last_seq = queries.last_commit(session)
     _add_shard(session, context, last_seq)
+    totals = queries.label_totals(session)
     dataset = ensembles.add_dataset(
         session,
         generation=action.generation,
         level_id=context.level_id,
         last_seq=last_seq,
-        n_train=queries.labels_after(session, 0, (Split.TRAIN,)),
-        n_validation=queries.labels_after(session, 0, (Split.VALIDATION,)),
+        n_train=totals[Split.TRAIN],
+        n_validation=totals[Split.VALIDATION],
     )
     count = context.spec.potential.build().n_members
     members = [
@@ -153,7 +154,7 @@ def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
     minima = [row.id for row in structures.of_origin(session, "minimum", "given")
               if row.state is StructureState.LABELLED and row.split is Split.TRAIN]  # fmt: skip
     starts = sorted({*minima, *walkers.seed_pool(session, STARTS)})
-    audits = queries.alive_walkers(session, action.entry, queries.AUDITING)
+    audits = queries.alive_walkers(session).alive(action.entry, queries.AUDITING)
     most_audits = ceil(splits.audit_walkers * context.spec.sampling[action.entry].walkers)
     for _ in range(action.count):
         number = walkers.count(session) + 1

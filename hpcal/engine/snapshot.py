@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec
@@ -24,6 +25,7 @@ ALL_BROKEN = 200
 """Walkers broken in a row before sampling counts as failed."""
 GONE = (StructureState.DROPPED, StructureState.QUARANTINED)
 GAP_LIMIT = 20_000
+WAITING, CANDIDATE, CLAIMED = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
 MIN_CALIBRATION = 10
 """Calibration labels below which the threshold is provisional, from the labels learned from."""
 
@@ -31,62 +33,79 @@ MIN_CALIBRATION = 10
 def take(session: Session, context: Context) -> View:
     """The snapshot for one call of the planner."""
     spec, dispatcher = context.spec, context.dispatcher
-    current = current_ensemble(session)
     live = tuple(state for state in EnsembleState if state is not EnsembleState.FAILED)
-    found = queries.newest_ensemble(session, *live)
-    same = found is not None and current is not None and found[0].id == current.id
-    newest = current if same else _ensemble(found, session)
+    newest = _ensemble(queries.newest_ensemble(session, *live), session)
+    driving = newest is not None and newest.state is EnsembleState.PROMOTED
+    current = newest if driving else current_ensemble(session)
     kinds: Counter[str] = Counter()
     pools: Counter[str] = Counter()
     for row in queries.outstanding(session):
         kinds[row.kind] += row.count
         pools[row.pool] += row.count
-    labels = spec.file.tasks.max_label_chunk * QUEUE_DEPTH * dispatcher.slots().get("label", 1)
-    learning = queries.LEARNING_ORIGINS
-    generation = current.generation if current is not None else 0
-    waiting, candidate, claimed = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
+    slots, last_seq = dispatcher.slots(), newest.last_seq if newest else 0
+    unfinished, alive = queries.unfinished(session), queries.alive_walkers(session)
+    total, learned = queries.label_totals(session), queries.label_totals(session, last_seq)
+    claimed_audit = unfinished.count(CLAIMED, origins=("audit",))
     view = View(
-        seeds=queries.queue(session, waiting, ("seed",), 1000),
-        minima=_minima(session) if current is None else (),
-        unchecked=_unchecked(session, spec) if current is None else (),
-        bootstrapped=frozenset(
-            (int(i["entry"]), int(i["minimum_id"])) for i in tasks.inputs_of(session, "bootstrap")
-        )
-        if current is None
-        else frozenset(),
-        waiting=queries.queue(session, waiting, learning, labels),
-        waiting_audit=queries.queue(session, waiting, ("audit",), labels),
-        n_waiting=queries.count(session, waiting, learning),
-        candidates=queries.scored_by(
-            session, generation, CANDIDATE_BATCHES * spec.selection.batch, stale=False
-        ),
-        n_candidates=queries.count(session, candidate),
-        stale=queries.scored_by(
-            session, generation, 4 * spec.selection.batch * CANDIDATE_BATCHES, stale=True
-        ),
-        n_claimed=queries.count(session, claimed, (*learning, "audit")),
-        labels=queries.last_commit(session),
-        audit_labels=queries.labels_after(session, 0, queries.AUDITING)
-        + queries.count(session, claimed, ("audit",)),
-        learnable=queries.labels_after(session, newest.last_seq if newest else 0, queries.LEARNING),
+        **_queues(session, spec, unfinished, slots.get("label", 1), current),
+        **(_beginning(session, spec) if newest is None else {}),
+        n_waiting=unfinished.count(WAITING, origins=queries.LEARNING_ORIGINS),
+        n_candidates=unfinished.count(CANDIDATE),
+        n_claimed=unfinished.count(CLAIMED, origins=queries.LEARNING_ORIGINS) + claimed_audit,
+        labels=sum(total.values()),
+        audit_labels=sum(total[split] for split in queries.AUDITING) + claimed_audit,
+        learnable=sum(total[split] - learned[split] for split in queries.LEARNING),
         tasks=kinds,
         pools=pools,
-        slots=dispatcher.slots(),
+        slots=slots,
         seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
         current=current,
         newest=newest,
         walkers=tuple(
             EntryView(
-                idle=queries.idle_walkers(session, entry, 4096),
-                alive=queries.alive_walkers(session, entry, queries.LEARNING),
+                idle=queries.idle_walkers(session, entry, 4096) if alive.idle(entry) else (),
+                alive=alive.alive(entry, queries.LEARNING),
             )
             for entry in range(len(spec.sampling))
         ),
         audit=_audit(session, current),
         failed_stage=failed_stage(session, context.store.epoch),
-        turned_away=_turned_away(session) if newest is None else "",
     )
     return replace(view, gaps=_gaps(session, newest, context.level_id)) if _gaps_matter(view, spec) else view
+
+
+def _queues(
+    session: Session, spec: CampaignSpec, known: queries.Unfinished, slots: int, current: EnsembleView | None
+) -> dict[str, Any]:
+    """Heads of the queues; one that is empty is not asked for."""
+    labels = spec.file.tasks.max_label_chunk * QUEUE_DEPTH * slots
+    generation = current.generation if current is not None else 0
+    most = CANDIDATE_BATCHES * spec.selection.batch
+
+    def head(origins: tuple[str, ...], limit: int) -> tuple[int, ...]:
+        there = known.count(WAITING, origins=origins)
+        return queries.queue(session, WAITING, origins, limit) if there else ()
+
+    sampled = known.count(CANDIDATE, WAITING, origins=("sample",))
+    fresh = known.count(CANDIDATE, origins=("sample",))
+    return {
+        "seeds": head(("seed",), 1000),
+        "waiting": head(queries.LEARNING_ORIGINS, labels),
+        "waiting_audit": head(("audit",), labels),
+        "candidates": queries.scored_by(session, generation, most, stale=False) if fresh else (),
+        "stale": queries.scored_by(session, generation, 4 * most, stale=True) if sampled else (),
+    }
+
+
+def _beginning(session: Session, spec: CampaignSpec) -> dict[str, Any]:
+    """What the planner must see before the first training."""
+    made = tasks.inputs_of(session, "bootstrap")
+    return {
+        "minima": _minima(session),
+        "unchecked": _unchecked(session, spec),
+        "bootstrapped": frozenset((int(i["entry"]), int(i["minimum_id"])) for i in made),
+        "turned_away": _turned_away(session),
+    }
 
 
 def current_ensemble(session: Session) -> EnsembleView | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Final
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, Select, bindparam, func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.walker import Split, WalkerEnd
@@ -53,12 +54,31 @@ def queue(session: Session, state: StructureState, origins: Sequence[str], limit
     return tuple(rows)
 
 
-def count(session: Session, state: StructureState, origins: Sequence[str] | None = None) -> int:
-    """Structures in an unfinished state."""
-    query = select(func.count()).where(UNFINISHED, StructureRow.state == state)
-    if origins is not None:
-        query = query.where(StructureRow.origin.in_(origins))
-    return session.scalar(query) or 0
+_UNFINISHED: Final = (
+    select(StructureRow.state, StructureRow.origin, func.count())
+    .where(UNFINISHED)
+    .group_by(StructureRow.state, StructureRow.origin)
+)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Structures that something still happens to, counted by (state, origin)."""
+
+    counts: Mapping[tuple[StructureState, str], int]
+
+    def count(self, *states: StructureState, origins: Sequence[str] | None = None) -> int:
+        """How many are in some states, of some origins or of any."""
+        return sum(
+            n
+            for (state, origin), n in self.counts.items()
+            if state in states and (origins is None or origin in origins)
+        )
+
+
+def unfinished(session: Session) -> Unfinished:
+    """Counts of unfinished structures."""
+    return Unfinished({(state, origin): n for state, origin, n in session.execute(_UNFINISHED)})
 
 
 def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> tuple[int, ...]:
@@ -84,25 +104,36 @@ def last_commit(session: Session) -> int:
     return session.scalar(select(func.max(LabelRow.seq))) or 0
 
 
+def _last_of(split: Split, *within: ColumnElement[bool]) -> ScalarSelect[int | None]:
+    """Number of the last label of a split, one look into an index."""
+    last = select(LabelRow.split_seq).where(LabelRow.split == split, LabelRow.seq.is_not(None), *within)
+    return last.order_by(LabelRow.seq.desc()).limit(1).scalar_subquery()
+
+
+_TOTALS: Final = select(*(_last_of(split) for split in Split))
+_TOTALS_UP_TO: Final = select(*(_last_of(split, LabelRow.seq <= bindparam("up_to")) for split in Split))
+
+
+def label_totals(session: Session, up_to: int | None = None) -> dict[Split, int]:
+    """Accepted labels of each split, in all or up to a commit number."""
+    if up_to is None:
+        row = session.execute(_TOTALS).one()
+    else:
+        row = session.execute(_TOTALS_UP_TO, {"up_to": up_to}).one()
+    return {split: n or 0 for split, n in zip(Split, row, strict=True)}
+
+
 def labels_after(session: Session, seq: int, splits: Sequence[Split]) -> int:
-    """Accepted labels of the splits with a higher commit number; two looks into an index for each."""
-    return sum(
-        last_of_split(session, split) - (last_of_split(session, split, seq) if seq else 0) for split in splits
-    )
-
-
-def last_of_split(session: Session, split: Split, up_to: int | None = None) -> int:
-    """How many labels of a split were accepted, in all or up to a commit number."""
-    query = select(LabelRow.split_seq).where(LabelRow.split == split, LabelRow.seq.is_not(None))
-    if up_to is not None:
-        query = query.where(LabelRow.seq <= up_to)
-    return session.scalar(query.order_by(LabelRow.seq.desc()).limit(1)) or 0
+    """Accepted labels of the splits with a higher commit number."""
+    total = label_totals(session)
+    before = label_totals(session, seq) if seq else dict.fromkeys(total, 0)
+    return sum(total[split] - before[split] for split in splits)
 
 
 def commit_numbers(session: Session, splits: Sequence[str]) -> dict[str, list[int]]:
     """Numbers for new labels, in their order: ``seq`` among all, ``split_seq`` within their splits."""
     first = last_commit(session) + 1
-    last = {split: last_of_split(session, Split(split)) for split in set(splits)}
+    last = {str(split): n for split, n in label_totals(session).items()}
     within = []
     for split in splits:
         last[split] += 1
@@ -119,14 +150,14 @@ class Outstanding:
     count: int
 
 
+_OUTSTANDING: Final = (
+    select(TaskRow.kind, TaskRow.pool, func.count()).where(OUTSTANDING).group_by(TaskRow.kind, TaskRow.pool)
+)
+
+
 def outstanding(session: Session) -> list[Outstanding]:
     """Unfinished tasks by kind and pool."""
-    rows = session.execute(
-        select(TaskRow.kind, TaskRow.pool, func.count())
-        .where(OUTSTANDING)
-        .group_by(TaskRow.kind, TaskRow.pool)
-    )
-    return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in rows]
+    return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in session.execute(_OUTSTANDING)]
 
 
 def seconds_per_unit(session: Session, kinds: Sequence[str], last: int = 20) -> dict[str, float]:
@@ -185,14 +216,32 @@ def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def alive_walkers(session: Session, entry: int, splits: Sequence[Split]) -> int:
-    """Idle and claimed walkers of one sampler in some splits."""
-    query = (
-        select(func.count())
-        .select_from(WalkerRow)
-        .where(ALIVE, WalkerRow.entry == entry, WalkerRow.split.in_(splits))
-    )
-    return session.scalar(query) or 0
+_ALIVE: Final = (
+    select(WalkerRow.entry, WalkerRow.state, WalkerRow.split, func.count())
+    .where(ALIVE)
+    .group_by(WalkerRow.entry, WalkerRow.state, WalkerRow.split)
+)
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """Walkers that have not ended, counted by (entry of ``sampling``, state, split)."""
+
+    counts: Mapping[tuple[int, WalkerState, Split], int]
+
+    def idle(self, entry: int) -> int:
+        """Those of one sampler that wait for a task."""
+        return sum(n for (e, state, _), n in self.counts.items() if e == entry and state is WalkerState.IDLE)
+
+    def alive(self, entry: int, splits: Sequence[Split]) -> int:
+        """Idle and claimed ones of one sampler in some splits."""
+        return sum(n for (e, _, split), n in self.counts.items() if e == entry and split in splits)
+
+
+def alive_walkers(session: Session) -> Walkers:
+    """Counts of walkers that have not ended."""
+    found = session.execute(_ALIVE)
+    return Walkers({(entry, state, split): n for entry, state, split, n in found})
 
 
 def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import POSTGRES_VARIABLE, drop_schemas
 from support.large import LEVEL, make_store, row_count
+from support.postgres import POSTGRES_VARIABLE, drop_schemas
 
 from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label
@@ -173,9 +173,14 @@ from datetime import datetime, timezone
 now = datetime.now(timezone.utc)
 began = time.perf_counter()
 rows = [
-    {"user_id": user, "node_type": "data.core.dict.Dict.", "uuid": str(uuid.uuid4()), "ctime": now, "mtime": now,
-     "label": "", "description": "", "attributes": {"numbers": [6] * atoms, "positions": x[i].tolist(),
-     "energy": 0.0, "forces": f[i].tolist()}, "extras": {}, "repository_metadata": {}}
+    {
+        "user_id": user, "node_type": "data.core.dict.Dict.", "process_type": None, "dbcomputer_id": None,
+        "uuid": str(uuid.uuid4()), "ctime": now, "mtime": now, "label": "", "description": "",
+        "attributes": {
+            "numbers": [6] * atoms, "positions": x[i].tolist(), "energy": 0.0, "forces": f[i].tolist()
+        },
+        "extras": {}, "repository_metadata": {},
+    }
     for i in range(n)
 ]
 with backend.transaction():

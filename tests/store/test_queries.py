@@ -12,11 +12,11 @@ from hpcal.store.transitions import StructureState
 
 QUERIES = {
     "queue": lambda s: queries.queue(s, StructureState.WAITING, ("sample",), 10),
-    "count": lambda s: queries.count(s, StructureState.WAITING, ("sample",)),
+    "unfinished": queries.unfinished,
     "scored_by": lambda s: queries.scored_by(s, 3, 10, stale=True),
     "outstanding": queries.outstanding,
     "idle_walkers": lambda s: queries.idle_walkers(s, 0, 10),
-    "alive_walkers": lambda s: queries.alive_walkers(s, 0, (Split.TRAIN,)),
+    "alive_walkers": queries.alive_walkers,
     "audit_waiting": lambda s: queries.audit_waiting(s, up_to=3),
     "last_commit": queries.last_commit,
     "labels_after": lambda s: queries.labels_after(s, 10, (Split.TRAIN, Split.VALIDATION)),
@@ -49,5 +49,6 @@ def test_no_query_of_the_planner_scans_a_whole_table(tmp_path, name):
     store.close()
     assert plans
     # A partial index holds only what is unfinished, so that walking through all of it is short.
-    whole = [p for p in plans if p.startswith("SCAN") and "ix_" not in p and "USING INTEGER" not in p]
+    short = ("ix_", "USING INTEGER", "CONSTANT ROW")
+    whole = [p for p in plans if p.startswith("SCAN") and not any(word in p for word in short)]
     assert not whole, plans
