@@ -151,9 +151,7 @@ def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
     ensemble = _current(session)
     part = context.spec.sampling[action.entry].part
     sampler, splits = part.build(), context.spec.file.splits
-    minima = [row.id for row in structures.of_origin(session, "minimum", "given")
-              if row.state is StructureState.LABELLED and row.split is Split.TRAIN]  # fmt: skip
-    starts = sorted({*minima, *walkers.seed_pool(session, STARTS)})
+    starts = _starts(session)
     audits = queries.alive_walkers(session).alive(action.entry, queries.AUDITING)
     most_audits = ceil(splits.audit_walkers * context.spec.sampling[action.entry].walkers)
     for _ in range(action.count):
@@ -179,6 +177,20 @@ def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
             generation=ensemble.generation,
         )
     return []
+
+
+def _starts(session: Session) -> list[int]:
+    """Structures that walkers may be born from: training ones, or where there is none, validation ones."""
+    for split in (Split.TRAIN, Split.VALIDATION):
+        minima = [
+            row.id
+            for row in structures.of_origin(session, "minimum", "given")
+            if row.state is StructureState.LABELLED and row.split is split
+        ]
+        starts = sorted({*minima, *walkers.seed_pool(session, split, STARTS)})
+        if starts:
+            return starts
+    raise LookupError("there is no labelled structure to start a walker from")
 
 
 @apply.register

@@ -89,11 +89,11 @@ def rows_of(session: Session, ids: Sequence[int]) -> dict[int, WalkerRow]:
     return {row.id: row for row in session.scalars(select(WalkerRow).where(WalkerRow.id.in_(ids)))}
 
 
-def seed_pool(session: Session, limit: int) -> list[int]:
-    """Structures that walkers may start from: newest labelled structures of the train split."""
+def seed_pool(session: Session, split: Split, limit: int) -> list[int]:
+    """Structures that walkers may start from: newest labelled structures of a split."""
     rows = session.scalars(
         select(LabelRow.structure_id)
-        .where(LabelRow.split == Split.TRAIN, LabelRow.seq.is_not(None))
+        .where(LabelRow.split == split, LabelRow.seq.is_not(None))
         .order_by(LabelRow.seq.desc())
         .limit(limit)
     )

@@ -338,7 +338,7 @@ class History:
 
     def _check_woken(self, ends: Sequence[str | BaseException], before: tuple[Any, ...]) -> None:
         end, now = _end_of(ends), self._what_is_there()
-        if end not in ("fenced", "finished", "stopped", "failed"):
+        if end not in ("fenced", "finished", "stopped", "failed", "nothing to learn from"):
             raise Violation(f"broken: a controller that was taken over is fenced off; it ended as {end}")
         if now[0] != before[0]:
             raise Violation("broken: a controller that was taken over writes nothing; it wrote")
