@@ -26,6 +26,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from sqlalchemy import MetaData
 
 from hpcal.cli.main import cli
 from hpcal.core.plugins import Group, find, names
@@ -227,14 +228,18 @@ def diagram(kind: type[StrEnum]) -> str:
 
 def picture() -> str:
     """The tables and what refers to what, as SVG."""
+    return drawn(Base.metadata)
+
+
+def drawn(metadata: MetaData) -> str:
+    """Some tables as SVG. Raises KeyError for one that has no place in the picture."""
     spec = importlib.util.spec_from_file_location("draw_tables", HERE / "draw_tables.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{HERE / 'draw_tables.py'} cannot be read")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
-    drawn: str = module.picture(Base.metadata)
-    return drawn
+    return str(module.picture(metadata))
 
 
 def columns() -> str:

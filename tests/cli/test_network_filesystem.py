@@ -69,6 +69,7 @@ def test_readers_see_what_was_published(running):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_second_controller_is_refused_and_told_who_holds_it(running):
     root, process = running
     second = hpcal("resume", root, "--inline")
@@ -91,6 +92,7 @@ def test_a_dead_one_is_taken_over_and_nothing_is_lost(running):
     assert not (root / "lease.json").exists()
 
 
+@pytest.mark.slow
 def test_one_on_another_host_is_judged_by_its_counter_alone(running, monkeypatch):
     root, process = running
     shown = json.loads((root / "lease.json").read_text())

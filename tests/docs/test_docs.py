@@ -10,6 +10,7 @@ from types import ModuleType
 
 import click
 import pytest
+from sqlalchemy import Column, Integer, MetaData, Table
 
 from hpcal.cli.main import cli
 from hpcal.cli.sample import read_request
@@ -17,6 +18,7 @@ from hpcal.core.plugins import Group
 from hpcal.core.settings import Document, parse_yaml, validate
 from hpcal.engine.campaign import CampaignFile, campaign_of, label_spec, part
 from hpcal.sites.schema import Site
+from hpcal.store.tables import Base
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -53,14 +55,31 @@ def reference() -> ModuleType:
     return module
 
 
-def test_generated_parts_are_up_to_date(reference):
-    stale = [
-        name
-        for name in reference.PAGES
-        if reference.filled((DOCS / "reference" / name).read_text(encoding="utf-8"))
-        != (DOCS / "reference" / name).read_text(encoding="utf-8")
-    ]
+def test_generated_parts_and_the_picture_are_up_to_date(reference):
+    stale = [str(path.relative_to(ROOT)) for path in reference.outdated()]
     assert not stale, "run `python docs/reference/make_reference.py`"
+
+
+def test_the_picture_shows_every_table_and_every_reference(reference):
+    drawn = reference.picture()
+    tables = {name: t for name, t in Base.metadata.tables.items() if name != "alembic_version"}
+    rows = re.findall(r">(\w+)</text>", drawn)
+    for name in tables:
+        assert rows.count(name) == 1, name
+    for column in {column.name for t in tables.values() for column in t.columns if column.foreign_keys}:
+        there = sum(column in t.columns and bool(t.columns[column].foreign_keys) for t in tables.values())
+        assert rows.count(column) == there, column
+    # A line for each reference ends in a dot on the track of its table.
+    assert drawn.count("<circle") == sum(len(t.foreign_keys) for t in tables.values())
+
+
+def test_a_table_without_a_place_in_the_picture_is_not_left_out(reference):
+    metadata = MetaData()
+    for table in Base.metadata.tables.values():
+        table.to_metadata(metadata)
+    Table("novelty", metadata, Column("id", Integer, primary_key=True))
+    with pytest.raises(KeyError, match="novelty"):
+        reference.drawn(metadata)
 
 
 def test_every_generated_part_stands_on_a_page(reference):

@@ -17,6 +17,11 @@ from hpcal.core.errors import ConfigurationError, Interrupted
 pytestmark = pytest.mark.stores
 
 
+def slow(value):
+    """One of several like it, of which the fast suite runs the others."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def test_ends_by_its_own_stop_rule_with_every_structure_accounted_for(campaign_file, tmp_path):
     reason = run_inline(campaign_file(), tmp_path / "run")
     assert reason.startswith(("label budget", "generations"))
@@ -62,7 +67,7 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit(campaign_file, tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
-@pytest.mark.parametrize("after", [1, 4, 9, 14])
+@pytest.mark.parametrize("after", [1, slow(4), slow(9), 14])
 def test_a_run_stopped_anywhere_and_resumed_equals_the_uninterrupted_one(campaign_file, tmp_path, after):
     file = campaign_file()
     run_inline(file, tmp_path / "whole")
@@ -86,7 +91,7 @@ def start(file: Path, root: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, slow(signal.SIGINT)])
 def test_a_run_whose_process_is_signalled_and_resumed_equals_the_uninterrupted_one(
     campaign_file, tmp_path, number
 ):
