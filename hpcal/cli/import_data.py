@@ -20,6 +20,7 @@ from hpcal.exchange.extxyz import LabelledFrame, write_labelled, write_structure
 from hpcal.exchange.files import read_found, split_of
 from hpcal.exchange.found import Found, FoundFrame, Multiplicity, ReadOptions, is_unknown
 from hpcal.exchange.hdf5 import write_shard
+from hpcal.exchange.total_energy import unit_it_looks_like
 from hpcal.store import location
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _XYZ: Final = (".extxyz", ".xyz")
 _HDF5: Final = (".h5", ".hdf5")
 _WRITABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _FORMULAS: Final = 4
+_SAMPLED: Final = 200
+"""Labels whose energy is compared with a rough total energy of their atoms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +91,25 @@ def multiplicity_of(text: str | None) -> Multiplicity | None:
 
 def _checked(found: Found, *, check: bool) -> Consistency:
     judged = consistency(found)
-    if judged.problem is not None and check:
-        raise FormatError(f"{found.path}: {judged.problem}")
+    problem = judged.problem or _unit_problem(found)
+    if problem is not None and check:
+        raise FormatError(f"{found.path}: {problem}")
     return judged
+
+
+def _unit_problem(found: Found) -> str | None:
+    """Why energies were read in a wrong unit; energies and forces scaled alike still agree."""
+    labelled = [
+        (f.structure, f.label) for f in found.frames if f.label is not None and not f.structure.periodic
+    ]
+    chosen = labelled[:: max(1, len(labelled) // _SAMPLED)]
+    unit = unit_it_looks_like([s.numbers for s, _ in chosen], [label.energy for _, label in chosen])
+    if unit is None or unit.name == "eV":
+        return None
+    return (
+        f"read in {found.units.energy}, its energies are what total energies of these molecules are in "
+        f"{unit.name}: give --energy-unit for the unit of the file, or --no-consistency-check"
+    )
 
 
 def _check_splits(found: Found) -> None:

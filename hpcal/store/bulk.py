@@ -14,7 +14,7 @@ from itertools import pairwise, repeat
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import BigInteger, Dialect, Double, Integer, LargeBinary, Table, func, select, text
+from sqlalchemy import BigInteger, Dialect, Float, Integer, LargeBinary, Table, func, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.types import JSON
 
@@ -31,7 +31,7 @@ Values = Sequence[Any]
 _COPY_TYPES: Final = {
     BigInteger: "int8",
     Integer: "int4",
-    Double: "float8",
+    Float: "float8",
     LargeBinary: "bytea",
     JSON: "json",
 }

@@ -290,3 +290,19 @@ def test_published_data_become_one_unit(tmp_path: Path) -> None:
     again = imported(out)
     assert "test 1000" in again
     assert "PBE/def2-SVP (rMD17) (stated by the file)" in again
+
+
+def test_published_data_in_a_wrong_unit_are_refused_although_energies_and_forces_agree(
+    tmp_path: Path,
+) -> None:
+    source = molecules.SHARED / "rmd17" / "rmd17_ethanol_test_01.npz"
+    if not source.exists():
+        pytest.skip("needs rmd17 in ../shared/data")
+    with np.load(source) as arrays:
+        bare = {k: arrays[k] for k in ("nuclear_charges", "coords", "energies", "forces")}
+    path = tmp_path / "bare.npz"
+    np.savez(path, **bare)
+    options = ("--force-unit", "eV/A", "--length-unit", "A", "--level", "orca 4.2 PBE/def2-SVP")
+    text = refused(path, "--energy-unit", "eV", *options)
+    assert "in kcal/mol: give --energy-unit" in text
+    imported(path, "--energy-unit", "kcal/mol", "--length-unit", "A", "--level", "orca 4.2 PBE/def2-SVP")

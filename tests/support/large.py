@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpcal.core.ensemble import file_sha256
 from hpcal.core.label import LevelOfTheory
 from hpcal.store import bulk, campaigns
 from hpcal.store.database import Store
@@ -35,6 +36,7 @@ from hpcal.store.tables import (
 
 LEVEL = LevelOfTheory(code="test", version="1", method="made up")
 ATOMS = 20
+FILE_BYTES = 400_000
 UNFINISHED = 600
 """Structures that wait, are candidates or claimed: as many in a long history as in a short one."""
 
@@ -100,15 +102,15 @@ def make_store(folder: Path, n: int, *, spec: dict, url: str | None = None) -> S
             ensemble_id=[(i - 1) // 8 + 1 for i in members],
             member=[(i - 1) % 8 for i in members],
             seed=members,
-            path="models/x",
-            sha256="0" * 64,
+            path=[f"models/{i}" for i in members],
+            sha256=[_file(folder / "models" / str(i)) for i in members],
             metrics="{}",
         )
         add(
             ShardRow,
             id=generations,
-            path="shards/x.h5",
-            sha256="0" * 64,
+            path=[f"shards/{g}.h5" for g in generations],
+            sha256=[_file(folder / "shards" / f"{g}.h5") for g in generations],
             first_seq=[(g - 1) * per + 1 for g in generations],
             last_seq=[g * per for g in generations],
             count=per,
@@ -319,6 +321,13 @@ def _structures(add, n, labels, walkers, tasks, splits, noise, shared, generatio
             fingerprint=[float(i) for i in block],
             **shared,
         )
+
+
+def _file(path: Path) -> str:
+    """A file of the size that a member or a shard has; returns its hash."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(path.name.encode() * (FILE_BYTES // len(path.name)))
+    return file_sha256(path)
 
 
 def row_count(store: Store) -> int:

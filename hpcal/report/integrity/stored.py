@@ -91,8 +91,8 @@ def file_findings(session: Session, root: Path, *, limit: int) -> list[Finding]:
     for kind, meaning in (
         (
             "missing_files",
-            "Files that the store knows are not there. Copy them back; a shard is written again by no one, "
-            "and a model's ensemble cannot run without it.",
+            "Files that the store knows are not there. `hpcal resume` writes a shard again from the rows and "
+            "trains a model again; or copy them back.",
         ),
         (
             "changed_files",
