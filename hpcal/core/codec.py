@@ -11,6 +11,7 @@ import json
 import struct
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -109,12 +110,20 @@ def _restore(value: Any, data: memoryview) -> Any:
         cls = VALUES[value[_CLASS]]
         if issubclass(cls, Enum):
             return cls(value["value"])
-        record = {f.name: _restore(value[f.name], data) for f in fields(cls) if f.name in value}  # type: ignore[arg-type]
-        return cls(**{name: _as_tuple(cls, name, v) for name, v in record.items()})
+        return cls(
+            **{
+                name: tuple(_restore(value[name], data)) if as_tuple else _restore(value[name], data)
+                for name, as_tuple in _layout(cls)  # type: ignore[arg-type]
+                if name in value
+            }
+        )
     return {k: _restore(v, data) for k, v in value.items()}
 
 
-def _as_tuple(cls: type, name: str, value: Any) -> Any:
-    """Fields annotated as tuples come back as tuples."""
-    annotation = str(cls.__annotations__.get(name, ""))
-    return tuple(value) if isinstance(value, list) and annotation.startswith("tuple") else value
+@cache
+def _layout(cls: Any) -> tuple[tuple[str, bool], ...]:
+    """Fields of a value, and whether they are annotated as tuples, which JSON has not."""
+    return tuple(
+        (f.name, str(cls.__annotations__.get(f.name, "")).startswith("tuple"))
+        for f in fields(cls)
+    )

@@ -163,6 +163,7 @@ class StructureRow(Base):
         Index("ix_structure_hash", "hash"),
         Index("ix_structure_formula_fingerprint", "formula", "fingerprint"),
         Index("ix_structure_walker_id", "walker_id"),
+        Index("ix_structure_task_id", "task_id"),
         # The planner's queues: only rows that something still happens to, however long the history.
         Index(
             "ix_structure_queue",

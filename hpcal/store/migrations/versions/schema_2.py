@@ -45,6 +45,7 @@ NEW_INDEXES = (
     ("selection", "ix_selection_dropped", "rule ensemble_id structure_id", "decision = 'dropped'"),
     ("structure", "ix_structure_split", "split state origin generation", None),
     ("structure", "ix_structure_formula_fingerprint", "formula fingerprint", None),
+    ("structure", "ix_structure_task_id", "task_id", None),
     ("structure", "ix_structure_start", "origin id", START),
     ("task", "ix_task_kind", "kind state epoch id", None),
     ("task", "ix_task_failed", "epoch kind", "state = 'failed'"),
