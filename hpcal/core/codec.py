@@ -123,7 +123,4 @@ def _restore(value: Any, data: memoryview) -> Any:
 @cache
 def _layout(cls: Any) -> tuple[tuple[str, bool], ...]:
     """Fields of a value, and whether they are annotated as tuples, which JSON has not."""
-    return tuple(
-        (f.name, str(cls.__annotations__.get(f.name, "")).startswith("tuple"))
-        for f in fields(cls)
-    )
+    return tuple((f.name, str(cls.__annotations__.get(f.name, "")).startswith("tuple")) for f in fields(cls))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hpcal.core.dataset import Dataset
 from hpcal.core.errors import ConfigurationError, InputError
-from hpcal.core.label import LevelOfTheory
+from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.settings import Document
+from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec, campaign_of
 from hpcal.engine.context import Context, Folders
@@ -21,8 +23,9 @@ from hpcal.engine.pairing import build_labeler, check_parts, check_structures
 from hpcal.engine.seeds import Start, load_start
 from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
-from hpcal.store import campaigns, labels, rows, structures
+from hpcal.store import bulk, campaigns, labels, rows, structures
 from hpcal.store.database import Store, add_event
+from hpcal.store.rows import label_columns
 from hpcal.store.session import Session
 from hpcal.store.transitions import CampaignState, StructureState
 
@@ -94,24 +97,36 @@ def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int
         structures.add_structure(
             session, seed, origin=origin, state=StructureState.WAITING, split=Split.TRAIN, priority=1e6
         )
-    for number, given in enumerate(start.given):
-        split = given.split or learning_split(stream(spec.seed, "given", number), spec.file.splits)
-        row = structures.add_structure(
-            session,
-            given.structure,
-            origin=given.origin,
-            state=StructureState.LABELLED,
-            split=split,
-            reason=given.note,
-        )
-        labels.add_label(session, row, given.label, level_id=level_id)
+    splits = [
+        given.split or learning_split(stream(spec.seed, "given", number), spec.file.splits)
+        for number, given in enumerate(start.given)
+    ]
+    pairs = [(given.structure, given.label) for given in start.given]
+    origins, notes = [given.origin for given in start.given], [given.note for given in start.given]
+    _add_labelled(session, pairs, splits, level_id, origin=origins, reason=notes)
     for taken in start.taken:
         add_event(session, 0, "labels_taken", taken.sentence, **taken.record)
-    for structure, label in start.reference:
-        row = structures.add_structure(
-            session, structure, origin="reference", state=StructureState.LABELLED, split=Split.REFERENCE
-        )
-        labels.add_label(session, row, label, level_id=level_id, counted=False)
+    splits = [Split.REFERENCE] * len(start.reference)
+    _add_labelled(session, start.reference, splits, level_id, counted=False, origin="reference")
+
+
+def _add_labelled(
+    session: Session,
+    pairs: Sequence[tuple[Structure, Label]],
+    splits: Sequence[Split],
+    level_id: int,
+    *,
+    counted: bool = True,
+    **columns: Any,
+) -> None:
+    """Structures that come with their labels; further columns of ``structure`` by name."""
+    if not pairs:
+        return
+    found = [label for _, label in pairs]
+    dataset = Dataset.of([structure for structure, _ in pairs], found, splits=splits)
+    ids = bulk.add_structures(session, dataset, state=StructureState.LABELLED, **columns)
+    own = {name: label_columns(found)[name] for name in ("diagnostics", "qm_calls")}
+    bulk.add_labels(session, ids, dataset, level_id=level_id, counted=counted, **own)
 
 
 def take_up(

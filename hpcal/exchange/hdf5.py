@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,7 @@ from hpcal.core import elements
 from hpcal.core.arrays import AnyArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.errors import FormatError
-from hpcal.core.label import Label, LevelOfTheory
-from hpcal.core.structure import Structure
+from hpcal.core.label import LevelOfTheory
 from hpcal.core.walker import Split
 from hpcal.exchange.atomic import replacing
 
@@ -151,23 +150,6 @@ def read_snapshot(shards: Sequence[tuple[Path, str]]) -> Dataset:
                 f"{part.level} in {path}"
             )
     return Dataset.concatenate(parts)
-
-
-def read_labelled_hdf5(path: Path, level: LevelOfTheory | None = None) -> list[tuple[Structure, Label]]:
-    """The structures of a shard and their labels.
-
-    Args:
-        level: the level of theory where the file does not state it.
-
-    Raises:
-        FormatError: as for :func:`read_shard`; a level that contradicts the one given.
-    """
-    dataset = read_shard(path)
-    if dataset.level is not None and level not in (None, dataset.level):
-        raise FormatError(f"{path} says its level of theory is {dataset.level}, not {level}")
-    unstated = LevelOfTheory(code="file", version="unknown", method=f"as in {path.name}")
-    dataset = replace(dataset, level=dataset.level or level or unstated)
-    return [(dataset.structure(i), dataset.label(i)) for i in range(len(dataset))]
 
 
 def _codes(array: AnyArray, words: tuple[str, ...]) -> AnyArray:

@@ -97,7 +97,7 @@ def add_structures(
     session: Session,
     dataset: Dataset,
     *,
-    origin: str,
+    origin: str | list[str],
     state: StructureState,
     hashes: Sequence[str] | None = None,
     **columns: Any,
@@ -173,15 +173,6 @@ def add_labels(
         "created": time.time(),
     }
     insert_columns(session, LabelRow, n, made | columns)
-
-
-def add_labelled(
-    session: Session, dataset: Dataset, *, origin: str, level_id: int, counted: bool = True
-) -> range:
-    """Adds structures that come with their labels; returns the ids of the structures."""
-    ids = add_structures(session, dataset, origin=origin, state=StructureState.LABELLED)
-    add_labels(session, ids, dataset, level_id=level_id, counted=counted)
-    return ids
 
 
 def content_hashes(dataset: Dataset) -> list[str]:

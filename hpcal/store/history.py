@@ -101,17 +101,6 @@ class EnsembleRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Failed tasks of one kind with one cause."""
-
-    kind: str
-    failure_class: str | None
-    cause: str
-    count: int
-    task_id: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class RejectionCount:
     """Structures turned away for one reason, with the message of one of them."""
 
@@ -252,40 +241,6 @@ def rejections(session: Session) -> list[RejectionCount]:
         RejectionCount(failure_class=str(cls), code=code, count=n, example=message)
         for cls, code, n, message in rows
     ]
-
-
-def quarantines(session: Session) -> Counts:
-    """Quarantined structures by (reason,)."""
-    return _counts(
-        session,
-        select(StructureRow.reason, func.count()).where(
-            # Naming every split lets the index on (split, state) answer.
-            StructureRow.split.in_(list(Split)),
-            StructureRow.state == StructureState.QUARANTINED,
-        ),
-    )
-
-
-def failures(session: Session) -> list[Failure]:
-    """Failed tasks by kind, class and first line of the error, most frequent first."""
-    error = func.substr(TaskRow.error, 1, ERROR_LENGTH)
-    kinds = [kind for kind, state in task_counts(session) if state == TaskState.FAILED]
-    rows = session.execute(
-        select(TaskRow.kind, TaskRow.failure_class, error, func.count(), func.max(TaskRow.id))
-        .where(TaskRow.kind.in_(kinds), TaskRow.state == TaskState.FAILED)
-        .group_by(TaskRow.kind, TaskRow.failure_class, error)
-    )
-    merged: dict[tuple[str, str | None, str], tuple[int, int]] = {}
-    for kind, failure_class, start, count, task_id in rows:
-        lines = [line.strip() for line in (start or "").splitlines() if line.strip()]
-        key = (kind, _word(failure_class), lines[0] if lines else "no error was recorded")
-        known, latest = merged.get(key, (0, 0))
-        merged[key] = (known + count, max(latest, task_id))
-    found = [
-        Failure(kind=kind, failure_class=cls, cause=cause, count=n, task_id=task_id)
-        for (kind, cls, cause), (n, task_id) in merged.items()
-    ]
-    return sorted(found, key=lambda f: (-f.count, f.kind, f.cause))
 
 
 def attempt_endings(session: Session) -> Counts:

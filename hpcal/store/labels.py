@@ -73,14 +73,6 @@ def add_labels(
     return accepted
 
 
-def add_label(
-    session: Session, structure: StructureRow, label: Label, *, level_id: int, counted: bool = True
-) -> bool:
-    """Adds a label that was given with its structure; see :func:`add_labels`."""
-    new = NewLabel(structure_id=structure.id, split=structure.split, label=label)
-    return add_labels(session, [new], level_id=level_id, counted=counted)[0]
-
-
 def add_rejection(
     session: Session, structure_id: int, rejection: Rejection, *, level_id: int, attempt_id: int | None
 ) -> None:

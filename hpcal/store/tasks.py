@@ -88,12 +88,6 @@ def _move(task: TaskRow, new: TaskState) -> None:
     task.state = new
 
 
-def attempt_and_task(session: Session, attempt_id: int) -> tuple[AttemptRow, TaskRow]:
-    """An attempt and its task."""
-    attempt = session.get_one(AttemptRow, attempt_id)
-    return attempt, session.get_one(TaskRow, attempt.task_id)
-
-
 def unfinished(session: Session, *states: TaskState) -> list[TaskRow]:
     """Unfinished tasks in the states (or all of them), in the order of their making."""
     query = select(TaskRow).where(queries.OUTSTANDING, TaskRow.state.in_(states or OUTSTANDING))

@@ -121,7 +121,8 @@ def insert_rate(root: Path, url: str | None) -> float:
     try:
         began = time.perf_counter()
         with store.write() as session:
-            bulk.add_labelled(session, data, origin="file", level_id=1)
+            ids = bulk.add_structures(session, data, origin="file", state=StructureState.LABELLED)
+            bulk.add_labels(session, ids, data, level_id=1)
         seconds = time.perf_counter() - began
         with store.session() as session:
             assert structures.states_of(session, [INSERTED])[INSERTED] is StructureState.LABELLED

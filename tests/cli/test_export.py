@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ase.io import read
 from cli.helpers import hpcal
+from support.rows import add_label
 
 from hpcal.core.ensemble import EnsembleManifest, verify
 from hpcal.core.label import Label
@@ -293,7 +294,7 @@ def add_atom(root: Path, number: int, energy: float) -> None:
         row = structures.add_structure(
             session, atom, origin="given", state=StructureState.LABELLED, split=Split.TEST
         )
-        labels.add_label(session, row, label, level_id=level_id, counted=False)
+        add_label(session, row, label, level_id=level_id, counted=False)
     store.close()
 
 

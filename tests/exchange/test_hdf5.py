@@ -19,7 +19,7 @@ from hpcal.core.errors import FormatError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
-from hpcal.exchange.hdf5 import read_labelled_hdf5, read_shard, read_snapshot, write_shard
+from hpcal.exchange.hdf5 import read_shard, read_snapshot, write_shard
 
 LEVEL = LevelOfTheory(code="tblite", version="0.8", method="GFN2-xTB", settings={"accuracy": 0.1})
 OTHER = LevelOfTheory(code="pyscf", version="2.14", method="wb97x")
@@ -281,25 +281,6 @@ def test_two_levels_do_not_mix(tmp_path: Path) -> None:
         shards.append((path, write_shard(path, random_dataset(2, level=level))))
     with pytest.raises(FormatError, match=r"two levels of theory.*GFN2-xTB.*wb97x.*1\.h5"):
         read_snapshot(shards)
-
-
-def test_labels_of_a_shard(tmp_path: Path) -> None:
-    dataset = random_dataset(9)
-    write_shard(tmp_path / "a.h5", dataset)
-    pairs = read_labelled_hdf5(tmp_path / "a.h5")
-    assert [structure for structure, _ in pairs] == dataset.structures()
-    assert [label.energy for _, label in pairs] == dataset.energies.tolist()
-    assert pairs[0][1].forces is None
-    np.testing.assert_array_equal(pairs[1][1].forces, dataset.forces_of(1))
-    for i, (_, label) in enumerate(pairs):
-        ours = dataset.label(i)
-        for name in ("stress", "dipole", "dipole_origin", "charges"):
-            np.testing.assert_array_equal(getattr(label, name), getattr(ours, name))
-    assert pairs[0][1].stress is not None
-    assert pairs[1][1].charge_scheme == "mulliken"
-    assert pairs[0][1].level == LEVEL
-    with pytest.raises(FormatError, match="level of theory is GFN2-xTB"):
-        read_labelled_hdf5(tmp_path / "a.h5", OTHER)
 
 
 @pytest.mark.benchmark

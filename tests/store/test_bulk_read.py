@@ -10,6 +10,7 @@ import pytest
 from cli.helpers import write_inputs
 from sqlalchemy import select, update
 from support.campaigns import run_inline
+from support.rows import add_label
 
 from hpcal.core.dataset import Dataset
 from hpcal.core.errors import StoreError
@@ -156,7 +157,7 @@ def store(tmp_path: Path) -> Store:
                 split=tuple(Split)[i % len(Split)], generation=i // 20,
             )  # fmt: skip
             counted = row.split is not Split.REFERENCE
-            labels.add_label(session, row, label, level_id=levels[level], counted=counted)
+            add_label(session, row, label, level_id=levels[level], counted=counted)
         retracted = session.scalars(select(LabelRow.id).limit(3)).all()
         session.execute(update(LabelRow).where(LabelRow.id.in_(retracted)).values(retracted="wrong"))
     yield store
@@ -217,7 +218,7 @@ def test_isolated_atoms_are_neutral_and_not_periodic(tmp_path: Path) -> None:
                 session, structure, origin="given", state=StructureState.LABELLED, split=Split.TRAIN
             )
             label = Label(energy=-1.0, forces=None, level=LEVEL)
-            labels.add_label(session, row, label, level_id=number)
+            add_label(session, row, label, level_id=number)
     with store.session() as session:
         found = isolated_atoms(session, LEVEL, number)
         assert isolated_atoms(session, OTHER, number + 1) is None

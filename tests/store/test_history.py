@@ -163,7 +163,6 @@ def test_counts_by_split_and_state(made):
         (history.unfinished_counts, "COVERING INDEX ix_structure_queue"),
         (history.task_counts, "COVERING INDEX ix_task_kind"),
         (history.walker_counts, "COVERING INDEX ix_walker_generation"),
-        (history.quarantines, "INDEX ix_structure_split"),
     ],
 )
 def test_counting_reads_an_index_rather_than_the_rows(made, question, index, database):
@@ -222,17 +221,6 @@ def task(made, state=TaskState.FAILED, **columns):
     return made.add(
         TaskRow(kind="label", pool="label", state=state, inputs={}, units=1, created=0.0, **columns)
     )
-
-
-def test_failures_are_grouped_by_the_first_line_of_the_error(made):
-    task(made, error="\nboom\n  line 1")
-    last = task(made, error="boom\n  line 2")
-    task(made, error="bang")
-    task(made, error=None)
-    task(made, TaskState.DONE, error="boom\nbut tried again")
-    found = [(f.cause, f.count) for f in asked(made, history.failures)]
-    assert found == [("boom", 2), ("bang", 1), ("no error was recorded", 1)]
-    assert asked(made, history.failures)[0].task_id == last
 
 
 def test_latest_evaluation_counts(made):
@@ -296,7 +284,6 @@ def test_empty_store(tmp_path):
         with pytest.raises(InputError, match="hpcal run"):
             history.campaign(session)
         assert history.ensembles(session) == []
-        assert history.failures(session) == []
         assert history.label_counts(session) == ({}, 0)
         assert len(measurements.attempts(session)) == 0
         assert len(measurements.evaluations(session, list(Split))) == 0

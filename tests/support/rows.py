@@ -6,8 +6,10 @@ import time
 
 from hpcal.core.label import Label
 from hpcal.core.walker import Split
+from hpcal.store.labels import NewLabel, add_labels
 from hpcal.store.rows import label_columns
-from hpcal.store.tables import LabelRow
+from hpcal.store.session import Session
+from hpcal.store.tables import LabelRow, StructureRow
 
 
 def label_row(
@@ -24,3 +26,11 @@ def label_row(
         attempt_id=attempt_id,
         created=time.time(),
     )
+
+
+def add_label(
+    session: Session, structure: StructureRow, label: Label, *, level_id: int, counted: bool = True
+) -> None:
+    """A label that was given with its structure."""
+    new = NewLabel(structure_id=structure.id, split=structure.split, label=label)
+    add_labels(session, [new], level_id=level_id, counted=counted)

@@ -56,12 +56,6 @@ class Collection:
         return cls._of_file(data, levels, tuple(map(str, known)), source, families)
 
     @classmethod
-    def of_dataset(cls, data: Dataset, *, source: str) -> Collection:
-        """A file that holds one data set."""
-        name = "not stated" if data.level is None else str(data.level)
-        return cls._of_file(data, [0] * len(data), (name,), source, None)
-
-    @classmethod
     def _of_file(
         cls,
         data: Dataset,
