@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hpcal.core.dataset import Dataset
-from hpcal.core.errors import ConfigurationError, InputError
+from hpcal.core.errors import ConfigurationError, InputError, StoreError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.settings import Document
 from hpcal.core.structure import Structure
@@ -65,20 +66,21 @@ def begin(
     folders = Folders(root=root.resolve())
     folders.make()
     store = Store.create(folders.root, store_url)
-    with store.write() as session:
-        if campaigns.exists(session):
-            raise InputError(f"{root} already holds a campaign")
-        campaigns.add_campaign(
-            session,
-            name=spec.name,
-            spec={**json.loads(json.dumps(spec.raw)), "name": spec.name},
-            spec_folder=str(spec.folder),
-            site=site,
-        )
-        level_id = rows.level_id(session, level)
-        campaigns.campaign(session).level_of_theory_id = level_id
-        _add_start(session, spec, start, level_id)
-    store.acquire()
+    with _closed_on_failure(store):
+        with store.write() as session:
+            if campaigns.exists(session):
+                raise InputError(f"{root} already holds a campaign")
+            campaigns.add_campaign(
+                session,
+                name=spec.name,
+                spec={**json.loads(json.dumps(spec.raw)), "name": spec.name},
+                spec_folder=str(spec.folder),
+                site=site,
+            )
+            level_id = rows.level_id(session, level)
+            campaigns.campaign(session).level_of_theory_id = level_id
+            _add_start(session, spec, start, level_id)
+        store.acquire()
     context = Context(
         spec=spec,
         store=store,
@@ -150,34 +152,35 @@ def take_up(
     """
     folders = Folders(root=root.resolve())
     store = Store.open(folders.root)
-    recorded = recorded_spec(store)
-    if spec is not None and not accept_changes:
-        refuse_changes(recorded, spec)
-    if spec is not None:
-        refuse_what_cannot_change(recorded, spec)
-    chosen = spec if spec is not None else recorded
-    store.acquire()
-    folders.make()
-    level = build_labeler(chosen).level
-    with store.write() as session:
-        row = campaigns.campaign(session)
-        if row.level_of_theory_id is None:
-            raise InputError(f"{root} holds a campaign that was never begun; remove the folder")
-        recorded_level = labels.level_by_id(session, row.level_of_theory_id)
-        if recorded_level != level:
-            raise ConfigurationError(_other_level(recorded_level, level))
-        if spec is not None and difference(recorded, spec):
-            row.spec_folder = str(spec.folder)
-            row.spec = {**json.loads(json.dumps(spec.raw)), "name": spec.name}
-            add_event(session, store.epoch, "changed", "\n".join(difference(recorded, spec)))
-            if row.state is CampaignState.FINISHED:
-                # What ended it may hold no more: from here on `resume` goes on, also after a kill.
-                campaigns.move(session, CampaignState.RUNNING)
-                campaigns.move(session, CampaignState.STOPPED, "changed after its end")
-        if site is not None:
-            row.site = dict(site)
-        level_id = row.level_of_theory_id
-        numbers = structures.elements(session)
+    with _closed_on_failure(store):
+        recorded = recorded_spec(store)
+        if spec is not None and not accept_changes:
+            refuse_changes(recorded, spec)
+        if spec is not None:
+            refuse_what_cannot_change(recorded, spec)
+        chosen = spec if spec is not None else recorded
+        store.acquire()
+        folders.make()
+        level = build_labeler(chosen).level
+        with store.write() as session:
+            row = campaigns.campaign(session)
+            if row.level_of_theory_id is None:
+                raise InputError(f"{root} holds a campaign that was never begun; remove the folder")
+            recorded_level = labels.level_by_id(session, row.level_of_theory_id)
+            if recorded_level != level:
+                raise ConfigurationError(_other_level(recorded_level, level))
+            if spec is not None and difference(recorded, spec):
+                row.spec_folder = str(spec.folder)
+                row.spec = {**json.loads(json.dumps(spec.raw)), "name": spec.name}
+                add_event(session, store.epoch, "changed", "\n".join(difference(recorded, spec)))
+                if row.state is CampaignState.FINISHED:
+                    # What ended it may hold no more: from here on `resume` goes on, also after a kill.
+                    campaigns.move(session, CampaignState.RUNNING)
+                    campaigns.move(session, CampaignState.STOPPED, "changed after its end")
+            if site is not None:
+                row.site = dict(site)
+            level_id = row.level_of_theory_id
+            numbers = structures.elements(session)
     return Context(
         spec=chosen,
         store=store,
@@ -187,6 +190,18 @@ def take_up(
         level_id=level_id,
         elements=numbers,
     )
+
+
+@contextmanager
+def _closed_on_failure(store: Store) -> Iterator[None]:
+    """Gives the lease back and closes the store of a campaign that cannot be begun or taken up."""
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):
+            store.release()
+        store.close()
+        raise
 
 
 def recorded_spec(store: Store) -> CampaignSpec:

@@ -55,7 +55,8 @@ def test_audit_takes_its_share_of_the_labels(campaign_file, tmp_path):
     run_inline(campaign_file(), tmp_path / "run")
     total, audit = query(
         tmp_path / "run",
-        "SELECT count(*), sum(split IN ('calibration', 'test')) FROM label WHERE seq IS NOT NULL",
+        "SELECT count(*), sum(CASE WHEN split IN ('calibration', 'test') THEN 1 ELSE 0 END) FROM label "
+        "WHERE seq IS NOT NULL",
     )[0]
     assert 0 < audit <= 0.2 * total + 1
 
@@ -101,7 +102,7 @@ def test_a_run_whose_process_is_signalled_and_resumed_equals_the_uninterrupted_o
     # Once there are labels the campaign is in the middle of its work.
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if (root / "store.db").exists() and len(list((root / "tasks").glob("*"))) > 0:
+        if any((root / "tasks").glob("*")):
             break
         time.sleep(0.02)
     time.sleep(0.3)
