@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from hpcal.core.dataset import Dataset
 from hpcal.core.elements import symbol
 from hpcal.core.errors import InputError
-from hpcal.core.label import Label, LevelOfTheory
+from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec
@@ -21,13 +18,17 @@ from hpcal.engine.start import recorded_spec
 from hpcal.engine.streams import stream
 from hpcal.exchange.files import split_of
 from hpcal.exchange.found import Found
-from hpcal.store import bulk, campaigns, rows, structures
+from hpcal.store import bulk, campaigns, labels, rows, structures
 from hpcal.store.database import Store, add_event
+from hpcal.store.labels import NewLabel
 from hpcal.store.session import Session
+from hpcal.store.tables import StructureRow
 from hpcal.store.transitions import StructureState
-from hpcal.store.twins import Twins
+from hpcal.store.twins import OTHER_LEVEL, Twins
 
 UNFINISHED = (StructureState.CANDIDATE, StructureState.WAITING)
+REPLACEABLE = ("sample", "bootstrap", "file")
+"""Origins of structures that give way to one of their geometry that has a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,64 +113,108 @@ def _check(session: Session, spec: CampaignSpec, incoming: Sequence[Structure]) 
 
 
 def _take(session: Session, items: Sequence[_Item]) -> ImportResult:
-    fresh, replaced = _without_twins(session, items)
     level_id = campaigns.campaign(session).level_of_theory_id or 0
-    waiting = [item for item in fresh if item.label is None]
-    by_level: dict[LevelOfTheory, list[_Item]] = {}
-    for item in fresh:
-        if item.label is not None:
-            by_level.setdefault(item.label.level, []).append(item)
-    labelled = other = 0
-    for level, group in by_level.items():
-        number = rows.level_id(session, level)
-        own = number == level_id
-        dataset = _dataset(group)
-        ids = bulk.add_structures(session, dataset, origin="file", state=StructureState.LABELLED)
-        reference = dataset.splits == str(Split.REFERENCE)
-        for counted in (True, False):
-            chosen = np.flatnonzero((own & ~reference) == counted)
-            if len(chosen):
-                part = _dataset([group[i] for i in chosen])
-                bulk.add_labels(session, [ids[i] for i in chosen], part, level_id=number, counted=counted)
-        labelled += len(group) * own
-        other += len(group) * (not own)
+    own: list[_Item] = []
+    others: dict[int, list[_Item]] = {}
+    for item in items:
+        number = level_id if item.label is None else rows.level_id(session, item.label.level)
+        (own if number == level_id else others.setdefault(number, [])).append(item)
+    fresh = _Fresh.among(session, own)
+    for structure_id, item in fresh.labelled_here:
+        _label_here(session, structure_id, item, level_id)
+    labelled = [item for item in fresh.items if item.label is not None]
+    waiting = [item for item in fresh.items if item.label is None]
+    for counted in (True, False):
+        # Labels of the fixed reference set have no commit number.
+        _add(session, [i for i in labelled if (i.split is not Split.REFERENCE) == counted], level_id, counted)
     for item in waiting:
         structures.add_structure(
             session, item.structure, origin="file", state=StructureState.WAITING, split=item.split
         )
-    for old in replaced:
+    for old in fresh.replaced:
         reason = "its geometry came in with a label from a file"
         structures.move(session, [old], StructureState.DROPPED, reason=reason)
         structures.add_decision(session, old, "dropped", "duplicate", reason)
+    apart = sum(_add_apart(session, number, group) for number, group in others.items())
+    taken = len(fresh.items) + len(fresh.labelled_here) + apart
     return ImportResult(
-        labelled=labelled, unlabelled=len(waiting), duplicates=len(items) - len(fresh), other_level=other
+        labelled=len(labelled) + len(fresh.labelled_here),
+        unlabelled=len(waiting),
+        duplicates=len(items) - taken,
+        other_level=apart,
     )
 
 
-def _without_twins(session: Session, items: Sequence[_Item]) -> tuple[list[_Item], list[int]]:
-    """What is new, and what waits in the store for a label that has come in."""
-    twins = Twins(session, [item.structure for item in items])
-    new_id, fresh, replaced = 0, [], []
+def _add(session: Session, items: Sequence[_Item], level_id: int, counted: bool) -> None:
+    pairs = [(item.structure, item.label) for item in items if item.label is not None]
+    splits = [item.split for item in items]
+    bulk.add_labelled(session, pairs, splits, level_id, counted=counted, origin="file")
+
+
+def _label_here(session: Session, structure_id: int, item: _Item, level_id: int) -> None:
+    """The very structure was there already, without its label."""
+    if item.label is None:
+        return
+    row = structures.rows_of(session, [structure_id])[structure_id]
+    path = (StructureState.WAITING, StructureState.CLAIMED, StructureState.LABELLED)
+    for state in path[path.index(row.state) + 1 :] if row.state in path else path:
+        structures.move(session, [structure_id], state)
+    new = NewLabel(structure_id=structure_id, split=row.split, label=item.label)
+    labels.add_labels(session, [new], level_id=level_id)
+
+
+def _add_apart(session: Session, level_id: int, items: Sequence[_Item]) -> int:
+    """Labels of another level: each with a structure of its own, which no data set holds."""
+    known = labels.hashes_at(session, [item.structure.content_hash for item in items], level_id)
+    fresh: dict[str, tuple[Structure, Label]] = {}
     for item in items:
-        twin = twins.of(item.structure)
-        if twin is not None and twin > 0:
-            state = structures.states_of(session, [twin])[twin]
-            if item.label is None or state not in UNFINISHED:
-                continue
-            if twin in replaced:
-                continue
-            replaced.append(twin)
-        elif twin is not None:
-            continue
-        new_id -= 1  # no row yet: a number that no row has
-        twins.add(item.structure, new_id)
-        fresh.append(item)
-    return fresh, replaced
+        digest = item.structure.content_hash
+        if digest not in known and item.label is not None:
+            fresh.setdefault(digest, (item.structure, item.label))
+    splits = [Split.TRAIN] * len(fresh)
+    bulk.add_labelled(session, list(fresh.values()), splits, level_id, counted=False, origin=OTHER_LEVEL)
+    return len(fresh)
 
 
-def _dataset(items: Sequence[_Item]) -> Dataset:
-    return Dataset.of(
-        [item.structure for item in items],
-        [item.label for item in items if item.label is not None],
-        splits=[item.split for item in items],
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fresh:
+    """What of a file a campaign has not.
+
+    Attributes:
+        items: new geometries.
+        labelled_here: labels for structures that are in the store, without one, to the last bit.
+        replaced: structures that wait for a label of a geometry that came in with one.
+    """
+
+    items: list[_Item]
+    labelled_here: list[tuple[int, _Item]]
+    replaced: list[int]
+
+    @classmethod
+    def among(cls, session: Session, items: Sequence[_Item]) -> _Fresh:
+        """Sorts items at the campaign's level by what the store has of their geometries."""
+        found = cls(items=[], labelled_here=[], replaced=[])
+        twins = Twins(session, [item.structure for item in items])
+        known = [twins.of(item.structure) for item in items]
+        there = structures.rows_of(session, sorted({twin for twin in known if twin is not None}))
+        seen: set[int] = set()
+        for number, item in enumerate(items, start=1):
+            twin = twins.of(item.structure)
+            row = None if twin is None else there.get(twin)
+            if twin is None:
+                found.items.append(item)
+                twins.add(item.structure, -number)  # no row yet: a number that no row has
+            elif row is not None and item.label is not None and row.id not in seen:
+                seen.add(row.id)
+                found._for_waiting(row, item)
+        return found
+
+    def _for_waiting(self, row: StructureRow, item: _Item) -> None:
+        """A label for a geometry that waits for one; what audits or begins a campaign is not replaced."""
+        if row.state not in UNFINISHED:
+            return
+        if row.hash == item.structure.content_hash:
+            self.labelled_here.append((row.id, item))
+        elif row.origin in REPLACEABLE and not row.split.audit:
+            self.replaced.append(row.id)
+            self.items.append(item)

@@ -13,7 +13,9 @@ bug        again                           ``max_failures``             quaranti
                                                                         stops
 =========  ==============================  ===========================  ======================
 
-The last column says what becomes of a structure, then of a whole task.
+The last column says what becomes of a structure, then of a whole task. A task of several
+structures that is given up is parted into tasks of one structure each; the structure of a task of
+its own that is given up is set aside (see :mod:`hpcal.engine.claims`).
 """
 
 from __future__ import annotations
@@ -21,18 +23,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 from typing import Final
 
 from hpcal.core.errors import FailureClass
 from hpcal.engine.context import Context
 from hpcal.engine.tasks import STAGES
-from hpcal.store.failures import HostAttempt
+from hpcal.store.failures import Broken, HostAttempt
 from hpcal.store.tables import TaskRow
 
 FAILURES_IN_A_ROW: Final = 3
-"""Attempts that one host must fail, one after the other, before it is set aside."""
-TASKS_IN_A_ROW: Final = 2
-"""Tasks that they must be of: one task that kills its worker is no fault of the host."""
+"""Attempts that one host must fail, one after the other, before it is set aside.
+
+Two of them must be of tasks without a structure in common: one task or structure that kills its
+worker is no fault of the host.
+"""
 
 
 class Answer(StrEnum):
@@ -49,7 +54,7 @@ class Answer(StrEnum):
     QUARANTINE = "quarantine"
     """The structure is set aside, with the reason."""
     GIVE_UP = "give_up"
-    """The task has failed; what it had claimed waits again."""
+    """The task has failed; walkers that it had claimed wait again, structures are tried alone."""
     STOP = "stop"
     """The task has failed, and so has its stage."""
 
@@ -134,13 +139,12 @@ def limits_of(context: Context) -> Limits:
     return Limits(max_failures=settings.max_failures, max_losses=settings.max_losses)
 
 
-def tried(context: Context, task: TaskRow, structure_failures: int | None = None) -> Tried:
+def tried(context: Context, task: TaskRow, structure: Broken | None = None) -> Tried:
     """What was tried with a task, or with one structure of it that has failed so many times."""
     stage, pool = STAGES[task.kind], context.dispatcher.pool
     larger = pool(stage, task.size + 1) != pool(stage, task.size)
-    if structure_failures is not None:
-        return Tried(failures=structure_failures, losses=structure_failures, size=task.size, larger=larger)
-    return Tried(failures=task.failures, losses=task.losses, size=task.size, larger=larger)
+    counts = task if structure is None else structure
+    return Tried(failures=counts.failures, losses=counts.losses, size=task.size, larger=larger)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +159,24 @@ def bad_host(endings: Sequence[HostAttempt]) -> BadHost | None:
     """Whether a host fails everything that it is given.
 
     Attempts that were under way together fall together with their node, so that they count once:
-    a failure counts if its attempt was sent out after the one before it had ended.
+    a failure counts if its attempt was sent out after the one before it was recorded. Both times
+    are the controller's: clocks of two machines are not compared.
 
     Args:
         endings: attempts on one host, in any order.
     """
-    ordered = sorted(endings, key=lambda e: e.ended)
+    ordered = sorted(endings, key=lambda e: (e.recorded, e.dispatched))
     last_success = max((i for i, e in enumerate(ordered) if not e.node), default=-1)
     row: list[HostAttempt] = []
     for ending in ordered[last_success + 1 :]:
-        if not row or ending.dispatched >= row[-1].ended:
+        if not row or ending.dispatched >= row[-1].recorded:
             row.append(ending)
-    if len(row) < FAILURES_IN_A_ROW or len({e.task_id for e in row}) < TASKS_IN_A_ROW:
+    if len(row) < FAILURES_IN_A_ROW or not _of_two(row):
         return None
     return BadHost(count=len(row), reason=row[-1].reason)
+
+
+def _of_two(row: Sequence[HostAttempt]) -> bool:
+    """Whether two attempts are of tasks without a structure in common."""
+    tasks = {ending.task_id: ending.structures for ending in row}
+    return any(one.isdisjoint(other) for one, other in combinations(tasks.values(), 2))

@@ -9,7 +9,7 @@ from hpcal.core.errors import FailureClass
 from hpcal.core.label import Label, Rejection
 from hpcal.engine.completed import Completed, Record
 from hpcal.engine.failures import Answer, answer_structure, limits_of, tried
-from hpcal.store import labels, structures
+from hpcal.store import failures, labels, structures
 from hpcal.store.database import add_event
 from hpcal.store.labels import NewLabel
 from hpcal.store.structures import Standing
@@ -125,12 +125,13 @@ def _broken(result: _Result) -> list[str]:
     done, structure_id = result.done, result.structure_id
     session, epoch = done.session, done.context.store.epoch
     failure, message = FailureClass(result.value["failure"]), str(result.value["message"])
-    failures = structures.add_failure(session, structure_id)
+    count = structures.add_failure(session, structure_id)
     add_event(
         session, epoch, "label_failed", message,
         structure_id=structure_id, task_id=done.task.id, failure_class=str(failure),
     )  # fmt: skip
-    answer = answer_structure(failure, tried(done.context, done.task, failures), limits_of(done.context))
+    before = tried(done.context, done.task, failures.broken(session, structure_id))
+    answer = answer_structure(failure, before, limits_of(done.context))
     if answer.retries:
         return []
     turned_away = Rejection(failure_class=failure, code="failed", message=message)
@@ -139,4 +140,4 @@ def _broken(result: _Result) -> list[str]:
     )
     new = StructureState.REJECTED if answer is Answer.REJECT else StructureState.QUARANTINED
     structures.move(session, [structure_id], new, reason=f"{failure}: {message}")
-    return [f"structure {structure_id} set aside after {failures} failures ({failure}): {message}"]
+    return [f"structure {structure_id} set aside after {count} failures ({failure}): {message}"]

@@ -11,7 +11,7 @@ from hpcal.core.walker import Split
 from hpcal.engine.context import Context
 from hpcal.engine.failures import answer_structure, limits_of, tried
 from hpcal.sampling.relaxation import same_minimum
-from hpcal.store import structures
+from hpcal.store import failures, structures
 from hpcal.store.database import add_event
 from hpcal.store.rows import structure_of
 from hpcal.store.session import Session
@@ -31,7 +31,9 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
     failure = value.get("failure", FailureClass.PHYSICS)
     if "failure" in value:
         seed.failures += 1
-        answer = answer_structure(failure, tried(context, task, seed.failures), limits_of(context))
+        _note(session, context, seed, value, failure_class=str(failure))
+        before = tried(context, task, failures.broken(session, seed.id))
+        answer = answer_structure(failure, before, limits_of(context))
         if answer.retries:
             return  # still claimed: it is tried again with the rest of its task, or goes back to the queue
     if "failure" in value or not value["converged"]:
@@ -101,8 +103,18 @@ def _labelled_before(session: Session, found: Structure, energy: float) -> Struc
 
 
 def _set_aside(session: Session, context: Context, seed: StructureRow, value: Mapping[str, Any]) -> None:
-    message = value.get("message") or f"the relaxation did not converge in {value['steps']} steps"
-    text = f"seed {seed.id} was not relaxed: {message}"
     failure = value.get("failure", FailureClass.PHYSICS)
-    add_event(session, context.store.epoch, "relax_failed", text, structure_id=seed.id)
-    structures.move(session, [seed.id], StructureState.QUARANTINED, reason=f"{failure}: {message}")
+    if "failure" not in value:
+        _note(session, context, seed, value)
+    structures.move(session, [seed.id], StructureState.QUARANTINED, reason=f"{failure}: {_why(value)}")
+
+
+def _note(
+    session: Session, context: Context, seed: StructureRow, value: Mapping[str, Any], **data: str
+) -> None:
+    text = f"seed {seed.id} was not relaxed: {_why(value)}"
+    add_event(session, context.store.epoch, "relax_failed", text, structure_id=seed.id, **data)
+
+
+def _why(value: Mapping[str, Any]) -> str:
+    return value.get("message") or f"the relaxation did not converge in {value['steps']} steps"

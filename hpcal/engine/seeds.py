@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hpcal.core.errors import ConfigurationError
+from hpcal.core.geometries import Geometries
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
@@ -83,24 +84,27 @@ def load_start(spec: CampaignSpec, level: LevelOfTheory) -> Start:
 
 
 def distinct(given: Iterable[Given], reference: Sequence[Structure]) -> tuple[list[Given], list[str]]:
-    """Each structure once, and none of the reference set; with a sentence on what was left out.
+    """Each geometry once, and none of the reference set; with a sentence on what was left out.
 
     Of several labels of one structure the first one counts. A structure that is an audit frame
     anywhere is one everywhere: a label that audits never trains.
     """
-    evaluates = {structure.content_hash for structure in reference}
-    kept: dict[str, Given] = {}
+    evaluates: Geometries[bool] = Geometries()
+    for structure in reference:
+        evaluates.add(structure, True)
+    places: Geometries[int] = Geometries()
+    kept: list[Given] = []
     twice = judged = 0
     for item in given:
-        key = item.structure.content_hash
-        if key in evaluates:
+        if evaluates.find(item.structure):
             judged += 1
-        elif key in kept:
+        elif found := places.find(item.structure):
             twice += 1
             if item.split is not None and item.split.audit:
-                kept[key] = replace(kept[key], split=item.split)
+                kept[found[0]] = replace(kept[found[0]], split=item.split)
         else:
-            kept[key] = item
+            places.add(item.structure, len(kept))
+            kept.append(item)
     notes = []
     if twice:
         notes.append(
@@ -109,22 +113,29 @@ def distinct(given: Iterable[Given], reference: Sequence[Structure]) -> tuple[li
         )
     if judged:
         notes.append(f"{judged} given labels are left out: their structures are in the reference set")
-    return list(kept.values()), notes
+    return kept, notes
 
 
 def _labelled_seeds(
     seeds: Sequence[Structure], given: Sequence[Given]
 ) -> tuple[list[Structure], list[Given]]:
     """Seeds that have a label already are started from, and not labelled again."""
-    started = {seed.content_hash for seed in seeds}
-    known = {item.structure.content_hash for item in given}
-    marked = [
-        replace(item, origin="given", split=item.split or Split.TRAIN)
-        if item.structure.content_hash in started and not (item.split is not None and item.split.audit)
-        else item
-        for item in given
-    ]
-    return [seed for seed in seeds if seed.content_hash not in known], marked
+    started: Geometries[bool] = Geometries()
+    for seed in seeds:
+        started.add(seed, True)
+    known: Geometries[bool] = Geometries()
+    marked = []
+    for item in given:
+        known.add(item.structure, True)
+        audits = item.split is not None and item.split.audit
+        begins = bool(started.find(item.structure)) and not audits
+        marked.append(replace(item, origin="given", split=item.split or Split.TRAIN) if begins else item)
+    fresh: list[Structure] = []
+    for seed in seeds:
+        if not known.find(seed):
+            known.add(seed, True)
+            fresh.append(seed)
+    return fresh, marked
 
 
 def _seeds(spec: CampaignSpec) -> tuple[list[Structure], list[str]]:

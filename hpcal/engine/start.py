@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hpcal.core.dataset import Dataset
 from hpcal.core.errors import ConfigurationError, InputError, StoreError
-from hpcal.core.label import Label, LevelOfTheory
+from hpcal.core.label import LevelOfTheory
 from hpcal.core.settings import Document
-from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec, campaign_of
 from hpcal.engine.context import Context, Folders
@@ -26,7 +24,6 @@ from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
 from hpcal.store import bulk, campaigns, labels, rows, structures
 from hpcal.store.database import Store, add_event
-from hpcal.store.rows import label_columns
 from hpcal.store.session import Session
 from hpcal.store.transitions import CampaignState, StructureState
 
@@ -105,30 +102,11 @@ def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int
     ]
     pairs = [(given.structure, given.label) for given in start.given]
     origins, notes = [given.origin for given in start.given], [given.note for given in start.given]
-    _add_labelled(session, pairs, splits, level_id, origin=origins, reason=notes)
+    bulk.add_labelled(session, pairs, splits, level_id, origin=origins, reason=notes)
     for taken in start.taken:
         add_event(session, 0, "labels_taken", taken.sentence, **taken.record)
     splits = [Split.REFERENCE] * len(start.reference)
-    _add_labelled(session, start.reference, splits, level_id, counted=False, origin="reference")
-
-
-def _add_labelled(
-    session: Session,
-    pairs: Sequence[tuple[Structure, Label]],
-    splits: Sequence[Split],
-    level_id: int,
-    *,
-    counted: bool = True,
-    **columns: Any,
-) -> None:
-    """Structures that come with their labels; further columns of ``structure`` by name."""
-    if not pairs:
-        return
-    found = [label for _, label in pairs]
-    dataset = Dataset.of([structure for structure, _ in pairs], found, splits=splits)
-    ids = bulk.add_structures(session, dataset, state=StructureState.LABELLED, **columns)
-    own = {name: label_columns(found)[name] for name in ("diagnostics", "qm_calls")}
-    bulk.add_labels(session, ids, dataset, level_id=level_id, counted=counted, **own)
+    bulk.add_labelled(session, start.reference, splits, level_id, counted=False, origin="reference")
 
 
 def take_up(

@@ -22,7 +22,11 @@ from hpcal.core import elements
 from hpcal.core.arrays import AnyArray, FloatArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.fingerprint import fingerprint, fingerprints
+from hpcal.core.label import Label
+from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
 from hpcal.store.queries import commit_numbers
+from hpcal.store.rows import label_columns
 from hpcal.store.tables import Base, LabelRow, StructureRow
 from hpcal.store.transitions import StructureState
 
@@ -69,6 +73,8 @@ def _copy_type(table: Table, column: str, dialect: Dialect) -> str:
 def reserve_ids(session: Session, row: type[Base], count: int) -> range:
     """Ids for new rows of a table; nobody else writes during the transaction."""
     session.flush()
+    if not count:
+        return range(0)
     table: Table = row.__table__  # type: ignore[assignment]
     if session.get_bind().dialect.name == "sqlite":
         first = (session.scalar(select(func.max(table.columns["id"]))) or 0) + 1
@@ -173,6 +179,31 @@ def add_labels(
         "created": time.time(),
     }
     insert_columns(session, LabelRow, n, made | columns)
+
+
+def add_labelled(
+    session: Session,
+    pairs: Sequence[tuple[Structure, Label]],
+    splits: Sequence[Split],
+    level_id: int,
+    *,
+    counted: bool = True,
+    **columns: Any,
+) -> Sequence[int]:
+    """Adds structures that come with their labels, all of one level; returns their ids.
+
+    Args:
+        counted: give the labels commit numbers; the fixed reference set has none.
+        columns: further columns of ``structure``, as for :func:`insert_columns`.
+    """
+    if not pairs:
+        return ()
+    labels = [label for _, label in pairs]
+    dataset = Dataset.of([structure for structure, _ in pairs], labels, splits=splits)
+    ids = add_structures(session, dataset, state=StructureState.LABELLED, **columns)
+    own = {name: label_columns(labels)[name] for name in ("diagnostics", "qm_calls")}
+    add_labels(session, ids, dataset, level_id=level_id, counted=counted, **own)
+    return ids
 
 
 def content_hashes(dataset: Dataset) -> list[str]:

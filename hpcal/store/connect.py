@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +15,24 @@ from hpcal.store.location import Location
 
 BUSY_SECONDS: Final = 30
 """How long a connection waits for another one's transaction."""
-IDLE_SECONDS: Final = 60
+IDLE_SECONDS: Final = 600
 """How long PostgreSQL lets a controller stand still within a transaction: its locks keep others out."""
+
+
+def as_json(value: Any) -> str:
+    """JSON that every database takes: numbers that are not finite become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def writer(location: Location) -> Engine:
@@ -42,7 +61,9 @@ def _sqlite(path: Path, *, readonly: bool, alone: bool) -> Engine:
         # A second connection of this process would be locked out as well.
         arguments["check_same_thread"] = False
         options["poolclass"] = StaticPool
-    engine = create_engine(f"sqlite:///file:{path}{query}", connect_args=arguments, **options)
+    engine = create_engine(
+        f"sqlite:///file:{path}{query}", connect_args=arguments, json_serializer=as_json, **options
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -79,6 +100,7 @@ def _postgresql(location: Location, *, readonly: bool) -> Engine:
             str(location.url),
             connect_args={"options": options, "connect_timeout": BUSY_SECONDS},
             pool_pre_ping=True,
+            json_serializer=as_json,
             # A reader sees one moment of the store, however many queries it makes.
             isolation_level="REPEATABLE READ" if readonly else "READ COMMITTED",
         )

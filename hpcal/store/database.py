@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -10,8 +11,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, insert, inspect, select, text
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy import Engine, func, insert, inspect, select, text
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import InputError, StoreError
@@ -112,6 +120,8 @@ class Store:
         location = Location.of(folder)
         if location.url is None and not location.file.stat().st_size:
             return False
+        if location.shared and not (folder / SNAPSHOT_FILE).is_file():
+            lease_file.refuse_held(folder)
         published = _published(location)
         engine = reader(location, published)
         try:
@@ -130,8 +140,10 @@ class Store:
 
     def acquire(self) -> Lease:
         """Takes the lease. Raises CampaignHeld if another live controller has it."""
-        with self._one_at_a_time():
+        with self._refusals(), self._one_at_a_time():
             self._lease = Lease.acquire(self._engine)
+            if self._location.url is not None:
+                _set_sequences(self._engine)
         if self._location.shared:
             self._holder = HolderRecord.this_process().show(self._location.folder)
         return self._lease
@@ -139,20 +151,30 @@ class Store:
     def release(self) -> None:
         """Gives the lease back, so that another host need not wait until it looks dead."""
         if self._lease is not None:
-            with self._one_at_a_time():
+            with self._refusals(), self._one_at_a_time():
                 self._lease.release(self._engine)
             self._lease = None
         if self._holder is not None:
-            lease_file.withdraw(self._location.folder)
+            lease_file.withdraw(self._location.folder, self._holder)
             self._holder = None
 
     def beat(self) -> None:
-        """Shows that the holder of the lease lives. Raises FencedError if it is another."""
-        if self._holder is not None:
-            self._holder = self._holder.show(self._location.folder)
+        """Shows that the holder of the lease lives.
+
+        Raises:
+            FencedError: it is another.
+            StoreError: a full disk or a long lock, which may pass.
+        """
         with self.write():
             pass
-        self._publish()
+        try:
+            if self._holder is not None:
+                self._holder = self._holder.show(self._location.folder)
+            self._publish()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"readers of {self._location} could not be told how it stands: {error}"
+            ) from error
 
     def close(self) -> None:
         """Closes all connections."""
@@ -187,7 +209,9 @@ class Store:
                 yield session
                 if self._lease is not None:
                     self._lease.beat(session)
-        except (OperationalError, DatabaseError) as error:
+        except (IntegrityError, DataError, ProgrammingError):
+            raise  # a fault of hpcal's, not of the disk
+        except DatabaseError as error:
             raise StoreError(
                 f"the store could not be written: {_cause(error)}; nothing of this step was kept"
             ) from error
@@ -200,6 +224,13 @@ class Store:
                 yield session
         except OperationalError as error:
             raise StoreError(f"the store {self._location} could not be read: {_cause(error)}") from error
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise StoreError(f"the store {self._location} could not be written: {_cause(error)}") from error
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -219,8 +250,6 @@ class Store:
 
     def snapshot(self, path: Path) -> None:
         """Copies an SQLite store as of one moment, by the backup interface; whole or not at all."""
-        import sqlite3
-
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         with self._one_at_a_time(), self._engine.connect() as connection:
@@ -250,6 +279,20 @@ class Store:
             "which keeps a copy"
         )
         raise InputError(f"{where} has schema {version}, this hpcal knows {SCHEMA_VERSION}: {advice}")
+
+
+def _set_sequences(engine: Engine) -> None:
+    """Ids go on where they stand: a transaction that was rolled back leaves no gap in PostgreSQL either.
+
+    Random streams are keyed by ids, and an interrupted campaign must draw what it would have drawn.
+    """
+    with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            if "id" not in table.c:
+                continue
+            last = connection.scalar(select(func.max(table.c.id))) or 0
+            name = connection.scalar(select(func.pg_get_serial_sequence(f'"{table.name}"', "id")))
+            connection.execute(select(func.setval(name, max(last, 1), last > 0)))
 
 
 @contextmanager

@@ -59,22 +59,25 @@ class HostAttempt:
     Attributes:
         task_id: its task.
         dispatched: when it was sent out, seconds since the epoch.
-        ended: when it ended, by the clock of its host.
+        recorded: when its end was recorded, by the clock of the controller.
         node: whether the node was at fault.
         reason: what happened.
+        structures: that its task was to label or relax.
     """
 
     task_id: int
     dispatched: float
-    ended: float
+    recorded: float
     node: bool
     reason: str
+    structures: frozenset[int] = frozenset()
 
 
 def attempts_on(session: Session, host: str, epoch: int) -> list[HostAttempt]:
     """The newest attempts on a host that ended under an epoch; interrupted ones say nothing of it."""
-    rows = session.scalars(
-        select(AttemptRow)
+    rows = session.execute(
+        select(AttemptRow, TaskRow)
+        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
         .where(
             AttemptRow.epoch == epoch,
             AttemptRow.host == host,
@@ -82,23 +85,66 @@ def attempts_on(session: Session, host: str, epoch: int) -> list[HostAttempt]:
         )
         .order_by(AttemptRow.id.desc())
         .limit(HOST_ATTEMPTS)
-    )
+    ).all()
+    ends = _recorded(session, [task for _, task in rows])
     found = []
-    for row in rows:
+    for row, task in rows:
         reason = row.exit_reason or ""
         node = reason.startswith(NODE_PREFIX)
-        if row.end is None or (row.state is TaskState.LOST and not node):
+        if row.state is TaskState.LOST and not node:
             continue
         found.append(
             HostAttempt(
                 task_id=row.task_id,
                 dispatched=row.dispatched,
-                ended=row.end,
+                recorded=min((t for t in ends[task.id] if t >= row.dispatched), default=row.dispatched),
                 node=node,
                 reason=reason.removeprefix(NODE_PREFIX),
+                structures=frozenset(task.inputs.get("structure_ids", ())),
             )
         )
     return found
+
+
+def _recorded(session: Session, tasks: Sequence[TaskRow]) -> dict[int, list[float]]:
+    """When ends of attempts at tasks were recorded, by the clock of the controller.
+
+    An attempt has the first of these times after it was sent out: a task has one attempt at a time.
+    """
+    times = {task.id: [] if task.finished is None else [task.finished] for task in tasks}
+    events = session.execute(
+        select(EventRow.task_id, EventRow.time).where(
+            EventRow.task_id.in_(times), EventRow.kind.in_(("lost", "failed", "enlarged"))
+        )
+    )
+    for task_id, time in events:
+        times[task_id].append(time)
+    return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """How often a structure failed.
+
+    Attributes:
+        failures: failures that were not the node's.
+        losses: failures of nodes.
+    """
+
+    failures: int
+    losses: int
+
+
+def broken(session: Session, structure_id: int) -> Broken:
+    """How often the label or the relaxation of a structure broke; nodes apart."""
+    session.flush()
+    found = session.scalars(
+        select(EventRow.data).where(
+            EventRow.structure_id == structure_id, EventRow.kind.in_(("label_failed", "relax_failed"))
+        )
+    )
+    by_node = [data.get("failure_class") == FailureClass.NODE for data in found]
+    return Broken(failures=by_node.count(False), losses=by_node.count(True))
 
 
 def stopped_by_bug(session: Session, kind: str, epoch: int) -> TaskRow | None:

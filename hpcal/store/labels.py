@@ -17,7 +17,7 @@ from hpcal.store import bulk
 from hpcal.store.bulk_read import read_dataset
 from hpcal.store.queries import LEARNING, commit_numbers
 from hpcal.store.rows import label_columns, label_of, level_of, structure_of
-from hpcal.store.structures import chunks
+from hpcal.store.structures import PORTION, chunks
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRow, StructureRow
 
 
@@ -53,6 +53,8 @@ def add_labels(
         if accepted[-1]:
             taken.add(item.structure_id)
             fresh.append(item)
+    if not fresh:
+        return accepted
     splits = [str(item.split) for item in fresh]
     numbers = commit_numbers(session, splits) if counted else {"seq": None, "split_seq": None}
     bulk.insert_columns(
@@ -173,6 +175,22 @@ def attempts_of(session: Session, ids: Sequence[int], level_id: int) -> dict[int
         for structure_id, attempt_id in session.execute(
             select(LabelRow.structure_id, LabelRow.attempt_id).where(
                 LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
+            )
+        )
+    }
+
+
+def hashes_at(session: Session, hashes: Sequence[str], level_id: int) -> set[str]:
+    """Those of some content hashes whose structure has a label at a level."""
+    return {
+        found
+        for start in range(0, len(hashes), PORTION)
+        for found in session.scalars(
+            select(StructureRow.hash)
+            .join(LabelRow, LabelRow.structure_id == StructureRow.id)
+            .where(
+                StructureRow.hash.in_(hashes[start : start + PORTION]),
+                LabelRow.level_of_theory_id == level_id,
             )
         )
     }

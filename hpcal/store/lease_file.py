@@ -95,6 +95,8 @@ def _advances(folder: Path, seen: HolderRecord) -> bool:
     return False
 
 
-def withdraw(folder: Path) -> None:
-    """The controller has ended in good order."""
-    (folder / LEASE_FILE).unlink(missing_ok=True)
+def withdraw(folder: Path, holder: HolderRecord) -> None:
+    """The controller has ended in good order; a successor's record stays."""
+    shown = HolderRecord.read(folder)
+    if shown is not None and (shown.host, shown.pid) == (holder.host, holder.pid):
+        (folder / LEASE_FILE).unlink(missing_ok=True)

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from hpcal.core.errors import InputError
 from hpcal.core.fingerprint import fingerprint
-from hpcal.store import lease_file
+from hpcal.store import ensembles, lease_file
 from hpcal.store.connect import writer
 from hpcal.store.database import Store
 from hpcal.store.location import Location
 from hpcal.store.rows import structure_of
-from hpcal.store.tables import SCHEMA_VERSION, Campaign, StructureRow
+from hpcal.store.tables import SCHEMA_VERSION, Campaign, EnsembleRow, StructureRow
 
 PORTION = 10_000
 
@@ -77,6 +77,7 @@ def _upgrade(connection: Connection, before: int) -> None:
     command.upgrade(config, "head")
     with Session(connection, join_transaction_mode="rollback_only") as session:
         _fill_fingerprints(session)
+        ensembles.sum_errors(session, session.scalars(select(EnsembleRow.id)))
         session.execute(update(Campaign).values(schema_version=SCHEMA_VERSION))
         session.flush()
         session.commit()

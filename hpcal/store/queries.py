@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, bindparam, func, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, Select, bindparam, case, func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.walker import Split, WalkerEnd
@@ -100,7 +100,7 @@ def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> 
 
 
 def last_commit(session: Session) -> int:
-    """Commit number of the newest label, which is the number of accepted labels."""
+    """Commit number of the newest label: how many were ever accepted."""
     return session.scalar(select(func.max(LabelRow.seq))) or 0
 
 
@@ -166,7 +166,7 @@ def seconds_per_unit(session: Session, kinds: Sequence[str], last: int = 20) -> 
     for kind in kinds:
         rows = session.execute(
             select(TaskRow.seconds, TaskRow.units)
-            .where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE)
+            .where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE, TaskRow.seconds.is_not(None))
             .order_by(TaskRow.epoch.desc(), TaskRow.id.desc())
             .limit(last)
         ).all()
@@ -300,8 +300,14 @@ def errors(
     query = select(
         func.count(),
         func.avg((ScoreRow.energy_error / n) * (ScoreRow.energy_error / n)),
-        func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse) / func.sum(n),
-    ).where(ScoreRow.ensemble_id == ensemble_id, EVALUATION, ScoreRow.split.in_(splits))
+        func.sum(n * ScoreRow.force_rmse * ScoreRow.force_rmse)
+        / func.sum(case((ScoreRow.force_rmse.is_not(None), n))),
+    ).where(
+        ScoreRow.ensemble_id == ensemble_id,
+        EVALUATION,
+        ScoreRow.split.in_(splits),
+        ScoreRow.structure_id.not_in(select(LabelRow.structure_id).where(LabelRow.retracted.is_not(None))),
+    )
     if like is not None:
         query = query.where(ScoreRow.structure_id.in_(_evaluated_by(like, splits)))
     number, energy, force = session.execute(query).one()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from hpcal.core.fingerprint import fingerprint
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split, Walker
+from hpcal.store.connect import as_json
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, StructureRow, WalkerRow
 from hpcal.store.transitions import StructureState
 
@@ -114,7 +114,7 @@ def label_columns(labels: Sequence[Label]) -> dict[str, list[Any]]:
         "dipole_origin": [optional_blob(label.dipole_origin) for label in labels],
         "charges": [optional_blob(label.charges) for label in labels],
         "charge_scheme": [label.charge_scheme for label in labels],
-        "diagnostics": [json.dumps(dict(label.diagnostics)) for label in labels],
+        "diagnostics": [as_json(dict(label.diagnostics)) for label in labels],
         "qm_calls": [label.qm_calls for label in labels],
     }
 

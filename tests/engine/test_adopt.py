@@ -121,13 +121,47 @@ def test_unlabelled_ones_wait_for_a_label_and_get_it(root, campaign_file):
     assert states == [("labelled",)]
 
 
-def test_a_label_for_what_waits_takes_its_place(root):
+def test_a_label_for_what_waits_is_taken_as_it_stands(root):
     fresh = displaced(labelled(root)[0][0], 7)
     import_found(root, [found([(fresh, None)])], accept_unlabelled=True)
-    label = labelled(root)[0][1]
+    label = replace(labelled(root)[0][1], diagnostics={"converged": True}, qm_calls=3)
     assert import_found(root, [found([(fresh, label)])], accept_unlabelled=False).labelled == 1
+    assert query(root, "SELECT state FROM structure WHERE origin = 'file'") == [("labelled",)]
+    assert query(root, "SELECT qm_calls FROM label ORDER BY id DESC LIMIT 1") == [(3,)]
+
+
+def test_a_label_in_another_orientation_replaces_what_waits(root):
+    fresh = displaced(labelled(root)[0][0], 7)
+    import_found(root, [found([(fresh, None)])], accept_unlabelled=True)
+    pair = turned(fresh, labelled(root)[0][1], 3)
+    assert import_found(root, [found([pair])], accept_unlabelled=False).labelled == 1
     states = query(root, "SELECT state FROM structure WHERE origin = 'file' ORDER BY id")
     assert states == [("dropped",), ("labelled",)]
+
+
+def test_labels_of_another_level_are_nobodys_twins(root):
+    other = LevelOfTheory(code="another", version="1", method="better")
+    fresh, label = displaced(labelled(root)[0][0], 9), labelled(root)[0][1]
+    import_found(root, [found([(fresh, None)])], accept_unlabelled=True)
+    apart = found([(fresh, replace(label, level=other))])
+    assert import_found(root, [apart], accept_unlabelled=False).other_level == 1
+    assert import_found(root, [apart], accept_unlabelled=False).duplicates == 1
+    # What waits goes on waiting for the campaign's own level, and can be given it.
+    assert query(root, "SELECT state FROM structure WHERE origin = 'file'") == [("waiting",)]
+    assert import_found(root, [found([(fresh, label)])], accept_unlabelled=False).labelled == 1
+
+
+def test_imported_labels_say_how_they_were_checked(root):
+    fresh, label = displaced(labelled(root)[0][0], 11), labelled(root)[0][1]
+    checked = replace(label, diagnostics={"converged": True, "gap": float("nan")})
+    import_found(root, [found([(fresh, checked)])], accept_unlabelled=False)
+    store = Store.read(root)
+    with store.session() as session:
+        level_id = campaigns.campaign(session).level_of_theory_id
+        level = labels.level_by_id(session, level_id)
+        newest = labels.labelled(session, level, level_id)[-1][2]
+    store.close()
+    assert newest.diagnostics == {"converged": True, "gap": None}
 
 
 def test_what_a_campaign_cannot_take_changes_nothing(root):
