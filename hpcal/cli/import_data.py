@@ -15,11 +15,12 @@ import numpy as np
 from hpcal.core import elements
 from hpcal.core.dataset import Dataset
 from hpcal.core.errors import FormatError, InputError
-from hpcal.exchange.consistency import CONFIDENCE, Consistency, consistency, stretched
+from hpcal.exchange.consistency import CONFIDENCE, Consistency, agrees, consistency, stretched
 from hpcal.exchange.extxyz import LabelledFrame, write_labelled, write_structures
 from hpcal.exchange.files import read_found, split_of
 from hpcal.exchange.found import Found, FoundFrame, Multiplicity, ReadOptions, is_unknown
 from hpcal.exchange.hdf5 import write_shard
+from hpcal.exchange.quantities import energy_unit
 from hpcal.exchange.total_energy import unit_it_looks_like
 from hpcal.store import location
 
@@ -103,8 +104,13 @@ def _unit_problem(found: Found) -> str | None:
         (f.structure, f.label) for f in found.frames if f.label is not None and not f.structure.periodic
     ]
     chosen = labelled[:: max(1, len(labelled) // _SAMPLED)]
-    unit = unit_it_looks_like([s.numbers for s, _ in chosen], [label.energy for _, label in chosen])
-    if unit is None or unit.name == "eV":
+    if not chosen:
+        return None
+    factor = energy_unit(found.units.energy).factor
+    unit = unit_it_looks_like([s.numbers for s, _ in chosen], [label.energy / factor for _, label in chosen])
+    # Valence energies in eV can come to all-electron energies in Ry (ethanol by GFN2-xTB does), and codes
+    # that count in Ry have pseudopotentials.
+    if unit is None or unit.name in (found.units.energy, "Ry"):
         return None
     return (
         f"read in {found.units.energy}, its energies are what total energies of these molecules are in "
@@ -260,8 +266,13 @@ def _told(check: Consistency) -> str:
     if check.interval is None or check.ratio is None:
         return f"{check.pairs} pairs of near conformations, too few"
     low, high = check.interval
-    verdict = "do not agree" if check.problem else "agree" if check.note is None else "are unclear"
+    if agrees(check.interval):
+        verdict = "energies and forces agree"
+    elif check.problem:
+        verdict = "energies and forces do not agree"
+    else:
+        verdict = f"whether energies and forces agree cannot be told (interval {low:.3g} to {high:.3g})"
     return (
-        f"energies and forces {verdict}: ratio {check.ratio:.3g} ({low:.3g} to {high:.3g} at "
+        f"{verdict}: ratio {check.ratio:.3g} ({low:.3g} to {high:.3g} at "
         f"{CONFIDENCE:.2%}) over {check.pairs} pairs"
     )

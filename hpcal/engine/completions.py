@@ -12,7 +12,7 @@ from typing import Any
 from hpcal.core.errors import CampaignFailed, FailureClass
 from hpcal.core.label import Label
 from hpcal.engine import repair
-from hpcal.engine.claims import PARTIAL, give_back, left
+from hpcal.engine.claims import PARTIAL, give_back, left, part
 from hpcal.engine.completed import Completed
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Report, now
@@ -238,7 +238,7 @@ class Completions:
                 if one.failure is FailureClass.NODE and report.host is not None:
                     after.suspects.add(report.host)
                 lost = one.state is TaskState.LOST
-                messages += self._failed(session, task, one.failure, one.text, lost=lost)
+                messages += self._failed(session, attempt, task, one.failure, one.text, lost=lost)
             elif one.state is TaskState.LOST:
                 tasks.lose(task)
                 tasks.requeue(task)
@@ -318,7 +318,14 @@ class Completions:
     # Failures
 
     def _failed(
-        self, session: Session, task: TaskRow, failure: FailureClass, text: str, *, lost: bool
+        self,
+        session: Session,
+        attempt: AttemptRow,
+        task: TaskRow,
+        failure: FailureClass,
+        text: str,
+        *,
+        lost: bool,
     ) -> list[str]:
         if failure is FailureClass.NODE:
             task.losses += 1
@@ -337,6 +344,9 @@ class Completions:
             tasks.lose(task)
             tasks.requeue(task)
             return [message]
+        # A bug stops the stage: its structures are innocent, and wait for what comes after it.
+        if task.kind in PARTIAL and answer is not Answer.STOP:
+            return [message, *part(session, self._context, attempt, failure, text)]
         return [message, *self._give_up(session, task, failure, text)]
 
     def _enlarged(self, session: Session, task: TaskRow) -> str:

@@ -31,7 +31,7 @@ from hpcal.exchange.h5_groups import (
 )
 from hpcal.exchange.levels import level_stated
 from hpcal.exchange.quantities import ANGSTROM, HARTREES, energy_unit, force_unit, length_unit
-from hpcal.exchange.scale import FileUnits, Scale, resolve
+from hpcal.exchange.scale import FileUnits, Scale, resolve, stated_of
 from hpcal.exchange.total_energy import unit_it_looks_like
 
 _SPECIES: Final = ("atomic_numbers", "species", "numbers")
@@ -144,7 +144,7 @@ def _scale(
         length=length or ANGSTROM,
         force=force,
         gradient=group.keys() >= _COMP6,
-        stated=energy is not None,
+        stated=stated_of(energy=energy, length=length, force=force),
     )
     return resolve(path, options, file, labelled=energy_key is not None)
 

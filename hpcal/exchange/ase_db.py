@@ -16,9 +16,9 @@ from hpcal.core.errors import FormatError, InputError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.exchange.blocks import check_state, state_of, whole
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, unknown_level
+from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, is_unknown, unknown_level
 from hpcal.exchange.levels import level_stated
-from hpcal.exchange.scale import INSIDE, FileUnits, Scale, resolve
+from hpcal.exchange.scale import INSIDE, FileUnits, Scale, refuse_names, resolve
 
 _CHARGE: Final = ("charge", "total_charge")
 _MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "spin")
@@ -33,6 +33,7 @@ def read_ase(path: Path, options: ReadOptions) -> Found:
         FormatError: no whole database of ASE, no rows, or values that make no sense.
     """
     _refuse_other_files(path)
+    refuse_names(path, options, "a database of ASE")
     file = FileUnits(energy=INSIDE.energy, length=INSIDE.length, force=INSIDE.force)
     scale = resolve(path, options, file)
     frames = []
@@ -99,8 +100,10 @@ def _frame(
     stored: Mapping[str, Any] = vars(row)
     structure = _structure(row, stored, options, scale)
     level = database_level or _stated(stored, options)
-    label = _label(stored, len(structure), scale, options.level or level or unknown_level(path))
-    info = {k: v for k, v in row.key_value_pairs.items() if k not in (*_CHARGE, *_MULTIPLICITY, *_LEVEL)}
+    data = row.data if isinstance(row.data, Mapping) else {}
+    label = _label(stored, data, len(structure), scale, options.level or level or unknown_level(path))
+    own = (*_CHARGE, *_MULTIPLICITY, *_LEVEL, "charge_scheme")
+    info = {k: v for k, v in row.key_value_pairs.items() if k not in own}
     if "split" not in info and options.split is not None:
         info["split"] = str(options.split)
     return FoundFrame(structure=structure, label=label, info=info), level
@@ -108,11 +111,16 @@ def _frame(
 
 def _structure(row: Any, stored: Mapping[str, Any], options: ReadOptions, scale: Scale) -> Structure:
     numbers = np.asarray(row.numbers, dtype=np.int64)
+    moments = stored.get("initial_magmoms")
+    pbc = [bool(p) for p in row.pbc]
     charge, multiplicity = state_of(
-        numbers, _number(stored, _CHARGE), _number(stored, _MULTIPLICITY), options
+        numbers,
+        _number(stored, _CHARGE),
+        _number(stored, _MULTIPLICITY),
+        options,
+        moments=None if any(pbc) else moments,
     )
     cell = np.asarray(row.cell, dtype=np.float64) * scale.length.factor
-    pbc = [bool(p) for p in row.pbc]
     structure = Structure(
         numbers=numbers,
         positions=np.asarray(row.positions, dtype=np.float64) * scale.length.factor,
@@ -120,7 +128,7 @@ def _structure(row: Any, stored: Mapping[str, Any], options: ReadOptions, scale:
         pbc=(pbc[0], pbc[1], pbc[2]),
         charge=charge,
         multiplicity=multiplicity,
-        magnetic_moments=stored.get("initial_magmoms"),
+        magnetic_moments=moments,
     )
     check_state(structure)
     return structure
@@ -133,7 +141,9 @@ def _number(stored: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     return next(iter(found.values()), None)
 
 
-def _label(stored: Mapping[str, Any], size: int, scale: Scale, level: LevelOfTheory) -> Label | None:
+def _label(
+    stored: Mapping[str, Any], data: Mapping[str, Any], size: int, scale: Scale, level: LevelOfTheory
+) -> Label | None:
     forces = _array(stored, "forces", (size, 3))
     if stored.get("energy") is None:
         if forces is not None:
@@ -142,13 +152,15 @@ def _label(stored: Mapping[str, Any], size: int, scale: Scale, level: LevelOfThe
     stress = _array(stored, "stress", (6,), (3, 3), (9,))
     charges = _array(stored, "charges", (size,))
     energy = _array(stored, "energy", ())
+    origin = _array(data, "dipole_origin", (3,))
     return Label(
         energy=float(energy) * scale.energy.factor if energy is not None else float("nan"),
         forces=None if forces is None else forces * scale.force_factor,
         stress=None if stress is None else matrix(stress) * scale.energy.factor / scale.length.factor**3,
         dipole=None if (dipole := _array(stored, "dipole", (3,))) is None else dipole * scale.length.factor,
         charges=charges,
-        charge_scheme=None if charges is None else "unknown",
+        dipole_origin=None if origin is None else origin * scale.length.factor,
+        charge_scheme=None if charges is None else str(stored.get("charge_scheme") or "unknown"),
         level=level,
     )
 
@@ -180,4 +192,5 @@ def _stated(stored: Mapping[str, Any], options: ReadOptions) -> LevelOfTheory | 
     value = next((stored[name] for name in _LEVEL if name in stored), None)
     if value is None:
         return None
-    return level_stated(value if isinstance(value, str) else json.dumps(value), options.level)
+    level = level_stated(value if isinstance(value, str) else json.dumps(value), options.level)
+    return None if is_unknown(level) else level

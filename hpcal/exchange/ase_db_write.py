@@ -2,8 +2,8 @@
 
 Energy, forces, stress, dipole and partial charges are where ASE keeps results of a calculator; ASE's
 units are ours, and so is the sign of its stress. Key-value pairs of a row: ``total_charge``,
-``multiplicity``, ``split``, ``structure_id``, ``level``, and ``origin``, ``generation``, ``uncertainty``
-where known; a key ``charge`` would be hidden by ``AtomsRow.charge``, the sum of initial charges. The
+``multiplicity``, ``split``, ``structure_id``, ``level``, and ``origin``, ``generation``, ``uncertainty``,
+``charge_scheme`` where known; ``dipole_origin`` (Å) is in the data of a row; a key ``charge`` would be hidden by ``AtomsRow.charge``, the sum of initial charges. The
 metadata of the database hold the whole record of the level of theory and the units.
 """
 
@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from hpcal.core.arrays import AnyArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.errors import InputError
 from hpcal.core.label import Label
 from hpcal.core.structure import to_ase
 from hpcal.exchange.atomic import replacing
-from hpcal.exchange.grouping import refuse_not_finite
+from hpcal.exchange.grouping import refuse, refuse_not_finite
 
 UNITS: Final = {
     "energy": "eV",
@@ -30,6 +31,9 @@ UNITS: Final = {
     "charges": "e",
     "positions": "Å",
 }
+ASYMMETRY: Final = 1e-3
+ASYMMETRY_EV_PER_A3: Final = 1e-5
+"""Differences of σ_ij and σ_ji beyond which a stress is not symmetric: of its size, and 16 bar."""
 
 
 def write_ase_db(path: Path, dataset: Dataset) -> list[str]:
@@ -47,6 +51,7 @@ def write_ase_db(path: Path, dataset: Dataset) -> list[str]:
 
     refuse_not_finite(dataset)
     refuse_other_file(path)
+    refuse(_not_symmetric(dataset), dataset, "a database of ASE", "their stress is not symmetric")
     if dataset.level is None:
         raise InputError("labels of an unknown level of theory: state the level")
     with replacing(path) as out:
@@ -58,7 +63,7 @@ def write_ase_db(path: Path, dataset: Dataset) -> list[str]:
                 for i in range(len(dataset)):
                     atoms, results = to_ase(dataset.structure(i)), _results(dataset.label(i))
                     atoms.calc = SinglePointCalculator(atoms, **results)
-                    database.write(atoms, **_pairs(dataset, i))
+                    database.write(atoms, data=_data(dataset, i), **_pairs(dataset, i))
         except sqlite3.Error as error:
             raise InputError(f"{path} cannot be written: {error}") from error
     return []
@@ -80,6 +85,22 @@ def _results(label: Label) -> dict[str, Any]:
     return {name: value for name, value in results.items() if value is not None}
 
 
+def _not_symmetric(dataset: Dataset) -> AnyArray:
+    """(n,) bool, stresses of which six numbers would be others than the nine that there are."""
+    if dataset.stresses is None:
+        return np.zeros(len(dataset), dtype=bool)
+    off = np.abs(dataset.stresses - dataset.stresses.transpose(0, 2, 1)).max(axis=(1, 2))
+    size = np.abs(dataset.stresses).max(axis=(1, 2))
+    return np.asarray(np.nan_to_num(off) > ASYMMETRY_EV_PER_A3 + ASYMMETRY * np.nan_to_num(size))
+
+
+def _data(dataset: Dataset, i: int) -> dict[str, Any]:
+    """What is no number or word: the point that the dipole is about, Å."""
+    if dataset.dipole_origins is None or not np.isfinite(dataset.dipole_origins[i]).all():
+        return {}
+    return {"dipole_origin": dataset.dipole_origins[i].tolist()}
+
+
 def _pairs(dataset: Dataset, i: int) -> dict[str, Any]:
     pairs: dict[str, Any] = {
         "total_charge": int(dataset.charges[i]),
@@ -88,6 +109,8 @@ def _pairs(dataset: Dataset, i: int) -> dict[str, Any]:
         "structure_id": int(dataset.ids[i]),
         "level": str(dataset.level),
     }
+    if dataset.charge_schemes is not None and dataset.charge_schemes[i]:
+        pairs["charge_scheme"] = str(dataset.charge_schemes[i])
     if dataset.origins is not None and dataset.origins[i]:
         pairs["origin"] = str(dataset.origins[i])
     if dataset.generations is not None and dataset.generations[i] >= 0:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcal.core import elements
-from hpcal.core.arrays import AnyArray, IntArray
+from hpcal.core.arrays import AnyArray, FloatArray, IntArray
 from hpcal.core.errors import FormatError, InputError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure, parity_problem
@@ -99,10 +99,23 @@ def frames_of(block: Block, reading: Reading) -> list[FoundFrame]:
 
 
 def state_of(
-    numbers: IntArray, charge: int | None, multiplicity: int | None, options: ReadOptions
+    numbers: IntArray,
+    charge: int | None,
+    multiplicity: int | None,
+    options: ReadOptions,
+    moments: object = None,
 ) -> tuple[int, int]:
-    """Charge and multiplicity: as stated, else as the options say, else 0 and 1."""
+    """Charge and multiplicity: as stated, else as the options say, else as the moments say, else 0 and 1.
+
+    Args:
+        moments: (N,) initial magnetic moments of a molecule, Bohr magnetons, or None.
+
+    Raises:
+        FormatError: moments whose sum no multiplicity of so many electrons has.
+    """
     charge = (options.charge or 0) if charge is None else charge
+    if multiplicity is None and options.multiplicity is None and moments is not None:
+        multiplicity = _of_moments(int(numbers.sum()) - charge, np.asarray(moments, dtype=np.float64))
     if multiplicity is None:
         if options.multiplicity == "lowest":
             multiplicity = 1 + (int(numbers.sum()) - charge) % 2
@@ -111,13 +124,28 @@ def state_of(
     return charge, multiplicity
 
 
+def _of_moments(electrons: int, moments: FloatArray) -> int | None:
+    """2S + 1 of moments along one axis, or None where they sum to 0."""
+    total = abs(float(moments.sum()))
+    if not total > _NO_MOMENT:
+        return None
+    multiplicity = round(total) + 1
+    if (electrons - multiplicity + 1) % 2:
+        raise FormatError(
+            f"initial moments sum to {total:g} Bohr magnetons, and {electrons} electrons cannot have "
+            f"multiplicity {multiplicity}: state the multiplicity in the file, or with --multiplicity"
+        )
+    return multiplicity
+
+
 def check_state(structure: Structure) -> None:
     """Raises FormatError where charge and multiplicity cannot go together."""
     if problem := parity_problem(structure):
-        raise FormatError(
-            f"{problem} in the file, or for all that do not state them with --charge and --multiplicity "
-            "(--multiplicity lowest: 1 or 2 as the electrons ask for)"
+        advice = (
+            " in the file, or for all that do not state them with --charge and --multiplicity (--multiplicity "
+            "lowest: 1 or 2 as the electrons ask for)"
         )
+        raise FormatError(problem + advice if problem.endswith(_ASKS) else problem)
 
 
 def whole(value: object, name: str) -> int:

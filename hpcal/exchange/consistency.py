@@ -76,7 +76,8 @@ def consistency(found: Found) -> Consistency:
 
     There is a problem when the whole interval of the median ratio lies outside 1/1.3 to 1.3 and the
     ratios are alike (their quartiles differ by less than the median): then another factor explains
-    the file, and 1 does not. Ratios that are not alike are only noted.
+    the file, and 1 does not. Ratios that are not alike, and an interval that reaches out of 1/1.3 to
+    1.3, are only noted.
     """
     ratios = np.array(list(islice(_ratios(found.frames), _MOST_PAIRS)))
     if len(ratios) < FEWEST:
@@ -92,7 +93,17 @@ def consistency(found: Found) -> Consistency:
                 f"forces explain {ratio:.2g} of the energy differences of {len(ratios)} pairs of near "
                 "conformations, and differently from pair to pair: are they of the same calculations?"
             )
+    elif not agrees(interval):
+        note = (
+            f"whether energies and forces agree cannot be told: their ratio over {len(ratios)} pairs of near "
+            f"conformations is {interval[0]:.3g} to {interval[1]:.3g}; are they of the same calculations?"
+        )
     return Consistency(pairs=len(ratios), ratio=ratio, interval=interval, problem=problem, note=note)
+
+
+def agrees(interval: tuple[float, float]) -> bool:
+    """Whether the whole interval of the median ratio counts as 1."""
+    return interval[0] >= 1.0 / TOLERANCE and interval[1] <= TOLERANCE
 
 
 def median_interval(values: FloatArray) -> tuple[float, float]:

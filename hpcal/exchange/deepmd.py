@@ -21,7 +21,7 @@ from hpcal.core.walker import Split
 from hpcal.exchange.blocks import Block, Reading, frames_of
 from hpcal.exchange.claims import npy_array
 from hpcal.exchange.found import Found, FoundFrame, ReadOptions
-from hpcal.exchange.scale import INSIDE, FileUnits, resolve
+from hpcal.exchange.scale import INSIDE, FileUnits, refuse_names, resolve
 
 _LONGEST_LIST: Final = 200_000_000
 """Bytes of ``type.raw`` beyond which it is no list of atoms."""
@@ -44,6 +44,7 @@ def read_deepmd(path: Path, options: ReadOptions) -> Found:
         raise FormatError(
             f"no such folder: {path}" if not path.exists() else f"{path} is no folder of DeePMD"
         )
+    refuse_names(path, options, "a folder of DeePMD")
     folders = systems(path)
     if not folders:
         raise FormatError(f"{path} is no folder of DeePMD: there is no type.raw in it or below it")

@@ -28,14 +28,15 @@ from hpcal.exchange.extxyz_keys import (
     RESERVED,
     STRUCTURE_KEYS,
     LabelledFrame,
+    looks_like_forces,
 )
 from hpcal.exchange.extxyz_write import write_labelled, write_structures
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, unknown_level
+from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, is_unknown, unknown_level
 from hpcal.exchange.levels import level_stated
 from hpcal.exchange.overlap import overlap_problem
 from hpcal.exchange.scale import INSIDE, FileUnits, Scale, resolve
 from hpcal.exchange.xyz_frames import Frame, read_frames
-from hpcal.exchange.xyz_header import Header
+from hpcal.exchange.xyz_header import Column, Header
 
 __all__ = [
     "LabelledFrame",
@@ -125,11 +126,13 @@ def read_extxyz(path: Path, options: ReadOptions) -> Found:
     scale = resolve(path, options, inside)
     levels = _Levels(path=path, given=options.level)
     frames: list[FoundFrame] = []
+    names = _Names()
     sources: set[Source] = set()
     unlabelled: Frame | None = None
     for number, frame in enumerate(read_frames(path), start=1):
         try:
             structure = _structure(frame, options, scale.length.factor)
+            names.add(frame.header)
             label = _label(frame, levels.of(frame.header), keys)
             if label is None and any(name in frame.header.columns for name in keys["forces"]):
                 raise FormatError(
@@ -140,7 +143,7 @@ def read_extxyz(path: Path, options: ReadOptions) -> Found:
         if label is None:
             unlabelled = frame
         else:
-            sources.add(_source(frame.header, options))
+            sources.add(_source(label.level, options))
         info = _info(frame, keys)
         if "split" not in info and options.split is not None:
             info["split"] = str(options.split)
@@ -149,13 +152,14 @@ def read_extxyz(path: Path, options: ReadOptions) -> Found:
         raise FormatError(f"{path} holds no structure: the file is empty")
     if unlabelled is not None and options.energy_key and not sources:
         raise FormatError(f"{path}: {_no_label(unlabelled, keys)}")
+    names.check(path, options)
     return Found(
         path=path,
         format="extxyz",
         frames=frames,
         units=scale.read(),
         level_source="unknown" if "unknown" in sources or not sources else sorted(sources)[-1],
-        notes=_notes(frames, unlabelled, keys, scale),
+        notes=(*_notes(frames, unlabelled, keys, scale), *names.unread(keys)),
     )
 
 
@@ -172,10 +176,10 @@ def _keys(options: ReadOptions) -> dict[str, tuple[str, ...]]:
     return keys
 
 
-def _source(header: Header, options: ReadOptions) -> Source:
-    if header.text("level") is not None and options.level is None:
-        return "stated by the file"
-    return "given" if options.level is not None else "unknown"
+def _source(level: LevelOfTheory, options: ReadOptions) -> Source:
+    if options.level is not None:
+        return "given"
+    return "unknown" if is_unknown(level) else "stated by the file"
 
 
 def _notes(
@@ -221,7 +225,11 @@ def _structure(frame: Frame, options: ReadOptions, length: float = 1.0) -> Struc
     numbers = _atomic_numbers(frame)
     moments = frame.reals("initial_magmoms", 1)
     charge, multiplicity = state_of(
-        numbers, header.whole(CHARGE_KEYS), header.whole(MULTIPLICITY_KEYS), options
+        numbers,
+        header.whole(CHARGE_KEYS),
+        header.whole(MULTIPLICITY_KEYS),
+        options,
+        moments=None if moments is None or any(header.pbc()) else moments[:, 0],
     )
     cell = header.cell()
     structure = Structure(
@@ -266,6 +274,41 @@ def _atomic_number(word: str) -> int:
         return elements.atomic_number(word.capitalize())
     except KeyError:
         return 0
+
+
+class _Names:
+    """Names of columns and keys that any frame of a file has."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, Column] = {}
+        self._keys: set[str] = set()
+
+    def add(self, header: Header) -> None:
+        self._columns.update(header.columns)
+        self._keys.update(header.values)
+
+    def check(self, path: Path, options: ReadOptions) -> None:
+        """Raises FormatError for a name from the user that no frame has."""
+        for option, name, there in (
+            ("--forces-key", options.forces_key, self._columns.keys()),
+            ("--stress-key", options.stress_key, self._keys),
+            ("--energy-key", options.energy_key, self._keys),
+        ):
+            if name is not None and name not in there:
+                known = ", ".join(sorted(set(there) - STRUCTURE_KEYS)) or "none"
+                raise FormatError(f"{path}: no frame has {name}, which {option} names (there: {known})")
+
+    def unread(self, keys: dict[str, tuple[str, ...]]) -> list[str]:
+        """A sentence on columns that may be forces, but are not read as such; or none."""
+        found = [
+            name
+            for name, column in self._columns.items()
+            if column.kind == "R"
+            and column.stop - column.start == 3
+            and name not in keys["forces"]
+            and looks_like_forces(name)
+        ]
+        return [f"not read: {', '.join(found)} (forces? name them with --forces-key)"] if found else []
 
 
 class _Levels:

@@ -19,6 +19,7 @@ from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.exchange.atomic import replacing
 from hpcal.exchange.extxyz_keys import LABEL_KEYS, RESERVED, LabelledFrame
+from hpcal.exchange.found import is_unknown
 
 Keys = Literal["hpcal", "mace"]
 ISOLATED: Final = "IsolatedAtom"
@@ -148,7 +149,8 @@ def _add_label(label: Label, keys: dict[str, Any], columns: list[tuple[str, AnyA
     keys[_WRITTEN["dipole"]] = label.dipole
     keys[_WRITTEN["dipole_origin"]] = label.dipole_origin
     keys[_WRITTEN["charge_scheme"]] = label.charge_scheme
-    keys["level"] = label.level.as_dict()
+    if not is_unknown(label.level):
+        keys["level"] = label.level.as_dict()
     if label.forces is not None:
         columns.append((_WRITTEN["forces"], label.forces))
     if label.charges is not None:

@@ -20,9 +20,10 @@ from hpcal.exchange.ase_db import read_ase
 from hpcal.exchange.deepmd import read_deepmd
 from hpcal.exchange.found import Format, Found, FoundFrame, ReadOptions, unknown_level
 from hpcal.exchange.h5_groups import groups_with, opened
+from hpcal.exchange.levels import told_apart
 from hpcal.exchange.npz import read_npz
 from hpcal.exchange.overlap import overlap_problem
-from hpcal.exchange.scale import INSIDE
+from hpcal.exchange.scale import INSIDE, FileUnits, refuse_names, resolve, stated_of
 from hpcal.exchange.spice_hdf5 import read_spice
 
 _EXTENSIONS: Final[dict[str, Format | None]] = {
@@ -151,7 +152,17 @@ def read_hpcal(path: Path, options: ReadOptions) -> Found:
         FormatError: as for :func:`hpcal.exchange.hdf5.read_shard`; a level that contradicts the
             one given.
     """
+    refuse_names(path, options, "a file of hpcal")
+    own = FileUnits(
+        energy=INSIDE.energy,
+        length=INSIDE.length,
+        force=INSIDE.force,
+        stated=stated_of(energy=INSIDE.energy, length=INSIDE.length, force=INSIDE.force),
+    )
+    scale = resolve(path, options, own)
     dataset = _shard(path, options.level)
+    if scale.gradient:
+        dataset = replace(dataset, forces=-dataset.forces)
     stated = dataset.level is not None and options.level is None
     known = replace(dataset, level=dataset.level or unknown_level(path))
     frames = [
@@ -162,13 +173,14 @@ def read_hpcal(path: Path, options: ReadOptions) -> Found:
         path=path,
         format="hpcal",
         frames=frames,
-        units=replace(INSIDE.read(), source="stated by the file"),
+        units=scale.read(),
+        notes=("forces of the file are gradients, whose sign was turned",) if scale.gradient else (),
         level_source="stated by the file" if stated else "given" if options.level else "unknown",
     )
 
 
 def _info(dataset: Dataset, i: int) -> dict[str, object]:
-    info: dict[str, object] = {"split": str(dataset.splits[i])}
+    info: dict[str, object] = {"structure_id": int(dataset.ids[i]), "split": str(dataset.splits[i])}
     if dataset.origins is not None and dataset.origins[i]:
         info["origin"] = str(dataset.origins[i])
     if dataset.generations is not None and dataset.generations[i] >= 0:
@@ -180,8 +192,9 @@ def _info(dataset: Dataset, i: int) -> dict[str, object]:
 
 def _shard(path: Path, level: LevelOfTheory | None) -> Dataset:
     dataset = hdf5.read_shard(path)
-    if dataset.level is not None and level not in (None, dataset.level):
-        raise FormatError(f"{path} says its level of theory is {dataset.level}, not {level}")
+    if dataset.level is not None and level is not None and level != dataset.level:
+        stated, given = told_apart((dataset.level, level))
+        raise FormatError(f"{path} says its level of theory is {stated}, not {given}")
     return replace(dataset, level=dataset.level or level)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcal.core.errors import FormatError, InputError
 from hpcal.core.label import LevelOfTheory
 from hpcal.core.settings import read_yaml
-from hpcal.exchange.found import level_of_text
+from hpcal.exchange.found import is_unknown, level_of_text
 
 _FIELDS = ("code", "version", "method")
 
@@ -29,9 +30,34 @@ def level_stated(text: str, given: LevelOfTheory | None) -> LevelOfTheory:
     if not isinstance(record, dict) or not record.keys() >= set(_FIELDS):
         raise FormatError(f"`level` must be a record with code, version and method, not {text[:80]!r}")
     stated = _of_record(record)
+    if is_unknown(stated):
+        # What stood for a level that a file did not state says nothing of another file either.
+        return given or stated
     if given is not None and given != stated:
-        raise FormatError(f"the file says its level of theory is {stated}, not {given}")
+        one, other = told_apart((stated, given))
+        raise FormatError(f"the file says its level of theory is {one}, not {other}")
     return stated
+
+
+def told_apart(levels: Sequence[LevelOfTheory]) -> list[str]:
+    """Texts of different levels, with the version and the settings by which those of equal text differ."""
+    texts = []
+    for level in levels:
+        alike = [other for other in levels if str(other) == str(level) and other != level]
+        parts = [str(level)]
+        if any(other.version != level.version for other in alike):
+            parts.append(f"version {level.version}")
+        for key in sorted({key for other in (level, *alike) for key in other.settings}):
+            if any(_setting(other, key) != _setting(level, key) for other in alike):
+                parts.append(_setting(level, key))
+        texts.append(", ".join(parts))
+    return texts
+
+
+def _setting(level: LevelOfTheory, key: str) -> str:
+    if key not in level.settings:
+        return f"no {key}"
+    return f"{key}={json.dumps(level.settings[key], sort_keys=True, default=str)}"
 
 
 def level_given(text: str) -> LevelOfTheory:

@@ -20,7 +20,7 @@ from hpcal.exchange.blocks import Block, Reading, frames_of
 from hpcal.exchange.claims import npz_arrays
 from hpcal.exchange.found import Found, ReadOptions, Source
 from hpcal.exchange.quantities import ANGSTROM, KCAL, energy_unit, length_unit
-from hpcal.exchange.scale import FileUnits, resolve
+from hpcal.exchange.scale import FileUnits, resolve, stated_of
 from hpcal.exchange.total_energy import unit_it_looks_like
 
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -72,7 +72,7 @@ def read_npz(path: Path, options: ReadOptions) -> Found:
     cells = _one(arrays, NAMES["cells"], path)
     block = Block(
         where="",
-        numbers=np.where(numbers == 0, 0, numbers) if numbers.dtype.kind in "fiu" else numbers,
+        numbers=numbers,
         positions=positions,
         energies=energies,
         forces=forces,
@@ -183,7 +183,7 @@ def _units(
         energy=energy,
         length=length,
         gradient=gradient,
-        stated=bool(energy or length),
+        stated=stated_of(energy=energy, length=length),
         hint=f" (its energies look like total energies in {name})" if name else "",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hpcal.core.errors import FormatError
 from hpcal.exchange.found import ReadOptions, Source, UnitsRead
@@ -16,6 +17,9 @@ from hpcal.exchange.quantities import (
     force_unit,
     length_unit,
 )
+
+
+Quantity = Literal["energy", "length", "force"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class FileUnits:
     """What a file or its format says of units; None of what it does not say.
 
     Attributes:
-        stated: whether the file itself says it, so that another unit given is a contradiction.
+        stated: what the file itself says, so that another unit given is a contradiction.
         hint: what the numbers look like, for the message on an ambiguous file.
     """
 
@@ -65,7 +69,7 @@ class FileUnits:
     length: Unit | None = None
     force: Unit | None = None
     gradient: bool = False
-    stated: bool = False
+    stated: frozenset[Quantity] = frozenset()
     hint: str = ""
 
 
@@ -82,10 +86,14 @@ def resolve(path: Path, options: ReadOptions, file: FileUnits, *, labelled: bool
     given_energy = energy_unit(options.energy_unit) if options.energy_unit else None
     given_length = length_unit(options.length_unit) if options.length_unit else None
     given_force = force_unit(options.force_unit) if options.force_unit else None
-    if file.stated:
-        for given, stated in ((given_energy, file.energy), (given_length, file.length)):
-            _same(path, given, stated)
-        _same(path, given_force, file.force)
+    stated = stated_of(energy=file.energy, length=file.length, force=file.force) & file.stated
+    given: dict[Quantity, Unit | None] = {
+        "energy": given_energy,
+        "length": given_length,
+        "force": given_force,
+    }
+    for name in sorted(stated):
+        _same(path, given[name], getattr(file, name))
     energy, length = given_energy or file.energy, given_length or file.length
     missing = [] if length else ["--length-unit (such as Å or bohr)"]
     if labelled and not energy:
@@ -96,16 +104,42 @@ def resolve(path: Path, options: ReadOptions, file: FileUnits, *, labelled: bool
             f"give {' and '.join(missing)}, and --force-unit where forces are in others than these"
         )
     energy = energy or EV
+    main: Quantity = "energy" if labelled else "length"
     changed = given_energy is not None or given_length is not None
-    own_force = None if changed and not file.stated else file.force
-    anything_given = bool(changed or given_force)
+    own_force = None if changed and "force" not in stated else file.force
+    anything_given = any(unit is not None and name not in stated for name, unit in given.items())
     return Scale(
         energy=energy,
         length=length,
         force=given_force or own_force or force_of(energy, length),
-        source="stated by the file" if file.stated else "given" if anything_given else "known of the format",
+        source="given" if anything_given else "stated by the file" if main in stated else "known of the format",
         gradient=file.gradient if options.gradient is None else options.gradient,
     )
+
+
+def stated_of(
+    *, energy: Unit | None = None, length: Unit | None = None, force: Unit | None = None
+) -> frozenset[Quantity]:
+    """Those quantities that there is a unit of."""
+    units: dict[Quantity, Unit | None] = {"energy": energy, "length": length, "force": force}
+    return frozenset(name for name, unit in units.items() if unit is not None)
+
+
+def refuse_names(path: Path, options: ReadOptions, kind: str, *, stress_only: bool = False) -> None:
+    """Raises FormatError for names of arrays given for a format whose names are fixed.
+
+    Args:
+        kind: what the file is, for the message.
+        stress_only: whether only the name of the stress is fixed, or there is none.
+    """
+    names = {
+        "--energy-key": None if stress_only else options.energy_key,
+        "--forces-key": None if stress_only else options.forces_key,
+        "--stress-key": options.stress_key,
+    }
+    given = [option for option, value in names.items() if value is not None]
+    if given:
+        raise FormatError(f"{path} is {kind}, where {given[0]} names nothing that is read: leave it out")
 
 
 def _same(path: Path, given: Unit | None, stated: Unit | None) -> None:

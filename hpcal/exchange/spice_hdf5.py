@@ -31,7 +31,7 @@ from hpcal.exchange.h5_groups import (
     unit_stated,
 )
 from hpcal.exchange.quantities import BOHRS, HARTREES, energy_unit, force_unit, length_unit
-from hpcal.exchange.scale import FileUnits, Scale, resolve
+from hpcal.exchange.scale import FileUnits, Scale, resolve, stated_of
 
 SPICE: Final = LevelOfTheory(
     code="SPICE",
@@ -123,7 +123,7 @@ def _scale(
         length=length or BOHRS,
         force=force,
         gradient="grad" in forces_key.lower(),
-        stated=energy is not None or (not labelled and length is not None),
+        stated=stated_of(energy=energy, length=length, force=force),
     )
     return resolve(path, options, file, labelled=labelled)
 

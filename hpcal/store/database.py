@@ -287,7 +287,7 @@ def _set_sequences(engine: Engine) -> None:
     Random streams are keyed by ids, and an interrupted campaign must draw what it would have drawn.
     """
     with engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
+        for table in Base.metadata.tables.values():
             if "id" not in table.c:
                 continue
             last = connection.scalar(select(func.max(table.c.id))) or 0

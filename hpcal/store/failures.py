@@ -118,7 +118,8 @@ def _recorded(session: Session, tasks: Sequence[TaskRow]) -> dict[int, list[floa
         )
     )
     for task_id, time in events:
-        times[task_id].append(time)
+        if task_id is not None:
+            times[task_id].append(time)
     return times
 
 
@@ -160,6 +161,13 @@ def stopped_by_bug(session: Session, kind: str, epoch: int) -> TaskRow | None:
         .order_by(TaskRow.id.desc())
         .limit(1)
     )
+
+
+def ever_done(session: Session, kind: str) -> bool:
+    """Whether a task of a kind was ever done."""
+    query = select(TaskRow.id).where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE).limit(1)
+    session.flush()
+    return session.scalar(query) is not None
 
 
 def last_log(session: Session, task_id: int) -> str | None:

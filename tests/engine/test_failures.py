@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support.campaigns import SITE, SLOTS, query, run_inline
 
+from hpcal.core.codec import unpack
 from hpcal.core.errors import CampaignFailed, ConfigurationError, FailureClass, TaskFailure
 from hpcal.core.settings import Document, validate
 from hpcal.engine.campaign import read_campaign
@@ -26,6 +29,8 @@ from hpcal.engine.start import begin
 from hpcal.engine.tasks import STAGES, WORK, run_attempt
 from hpcal.engine.work import quantum
 from hpcal.sites.schema import Site
+from hpcal.store import failures
+from hpcal.store.database import Store
 from hpcal.store.failures import HostAttempt
 
 LIMITS = Limits(max_failures=2, max_losses=5)
@@ -76,8 +81,15 @@ def test_a_lack_of_room_asks_for_a_larger_slot_until_there_is_none():
 # ── hosts ────────────────────────────────────────────────────────────────────────────────────
 
 
-def ending(task: int, dispatched: float, ended: float, *, node: bool = True, reason: str = "disk full"):
-    return HostAttempt(task_id=task, dispatched=dispatched, ended=ended, node=node, reason=reason)
+def ending(task: int, dispatched: float, recorded: float, *, node: bool = True, reason="disk full", of=()):
+    return HostAttempt(
+        task_id=task,
+        dispatched=dispatched,
+        recorded=recorded,
+        node=node,
+        reason=reason,
+        structures=frozenset(of),
+    )
 
 
 def test_a_host_that_fails_three_attempts_one_after_the_other_is_bad():
@@ -99,6 +111,48 @@ def test_a_success_clears_a_host():
 
 def test_one_task_that_kills_its_worker_each_time_does_not_condemn_the_host():
     assert bad_host([ending(1, 2 * i, 2 * i + 1) for i in range(5)]) is None
+
+
+def test_one_structure_that_kills_its_worker_in_task_after_task_does_not_condemn_the_host():
+    def row(*structures):
+        return [ending(i, 2 * i, 2 * i + 1, of=of) for i, of in enumerate(structures)]
+
+    assert bad_host(row({7, 8}, {7}, {7}, {7, 9})) is None
+    assert bad_host(row({7, 8}, {7}, {9})) is not None
+    assert bad_host(row({7}, {7}, set())) is not None
+
+
+class Told:
+    """The first label attempts fail on one host, whose clock is far ahead or behind."""
+
+    def __init__(self, ahead: float) -> None:
+        self.ahead, self.left = ahead, 3
+
+    def __call__(self, assignment: Assignment) -> Report:
+        if assignment.kind == "bootstrap":
+            return run_attempt(assignment)
+        if assignment.kind == "label" and self.left:
+            self.left -= 1
+            at = time.time() + self.ahead
+            return Report(
+                attempt_id=assignment.attempt_id, failure=F.NODE, message="no", host="n1", start=at, end=at
+            )
+        return run_attempt(assignment)
+
+
+@pytest.mark.parametrize("ahead", [-1e6, 1e6])
+def test_the_clock_of_a_host_does_not_matter(campaign_file, tmp_path, ahead):
+    root = tmp_path / "run"
+    run_inline(campaign_file(), root, Told(ahead))
+    store = Store.read(root)
+    with store.session() as session:
+        found = failures.attempts_on(session, "n1", epoch=1)
+    store.close()
+    assert len(found) == 3
+    now = time.time()
+    assert all(now - 600 < one.dispatched <= one.recorded <= now for one in found)
+    row = sorted(found, key=lambda one: one.dispatched)
+    assert all(b.dispatched >= a.recorded for a, b in pairwise(row) if a.task_id == b.task_id)
 
 
 # ── sites ────────────────────────────────────────────────────────────────────────────────────
@@ -224,6 +278,75 @@ def test_one_structure_that_always_breaks_is_set_aside_and_nothing_else(
     assert query(root, "SELECT state FROM campaign") == [("finished",)]
 
 
+class Kills:
+    """Attempts that hold a structure are reported as lost, or fail, when they come to it."""
+
+    def __init__(self, structure_id: int, how: dict, until: int = 10**6) -> None:
+        self.structure_id, self.how, self.until, self.seen = structure_id, how, until, []
+
+    def __call__(self, assignment: Assignment) -> Report:
+        if assignment.kind in ("label", "relax"):
+            ids = [item["id"] for item in unpack(Path(assignment.payload).read_bytes())["structures"]]
+            if self.structure_id in ids and len(self.seen) < self.until:
+                self.seen.append(ids)
+                return Report(attempt_id=assignment.attempt_id, host="n1", **self.how)
+        return run_attempt(assignment)
+
+
+LOST = {"lost": True, "message": "manager lost"}
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "state", "times"),
+    [
+        (LOST, "node: manager lost", "quarantined", 10),
+        ({"failure": F.INPUT, "message": "bad"}, "input: bad", "quarantined", 2),
+        ({"failure": F.PHYSICS, "message": "bad"}, "physics: bad", "rejected", 2),
+        ({"failure": F.RESOURCE, "message": "walltime"}, "resource: walltime", "quarantined", 3),
+    ],
+)
+def test_a_structure_that_kills_its_worker_is_found_and_set_aside_and_nothing_else(
+    campaign_file, tmp_path, how, reason, state, times
+):
+    root, run = tmp_path / "run", Kills(5, how)
+    assert "label budget" in run_inline(campaign_file(stop="{labels: 16}"), root, run)
+    assert query(root, "SELECT state, reason FROM structure WHERE id = 5") == [(state, reason)]
+    assert query(root, "SELECT structure_id FROM rejection") == [(5,)]
+    assert len(run.seen) == times
+    # Those that were with it got their labels, once they were apart from it.
+    assert len(run.seen[0]) > 1
+    assert run.seen[-1] == [5]
+    beside = ", ".join(str(i) for i in run.seen[0] if i != 5)
+    assert query(root, f"SELECT DISTINCT state FROM structure WHERE id IN ({beside})") == [("labelled",)]
+    assert query(root, "SELECT count(*) FROM structure WHERE state = 'quarantined' AND id != 5") == [(0,)]
+    assert query(root, "SELECT count(*) FROM event WHERE kind = 'host_set_aside'") == [(0,)]
+    assert query(root, "SELECT state FROM campaign") == [("finished",)]
+
+
+def test_structures_of_a_task_that_was_only_unlucky_all_get_their_labels(campaign_file, tmp_path):
+    root, run = tmp_path / "run", Kills(5, LOST, until=5)
+    run_inline(campaign_file(stop="{labels: 16}"), root, run)
+    assert query(root, "SELECT state FROM structure WHERE id = 5") == [("labelled",)]
+    assert query(root, "SELECT count(*) FROM rejection") == [(0,)]
+
+
+def test_failures_of_nodes_do_not_use_up_the_tries_of_a_structure(campaign_file, tmp_path, monkeypatch):
+    real, seen = quantum._one_label, []
+
+    def one(labeler, structure, work):
+        number = next(i["id"] for i in work.inputs["structures"] if i["structure"] is structure)
+        if number == 5 and len(seen) < 4:
+            seen.append((F.NODE, F.NODE, F.NODE, F.BUG)[len(seen)])
+            return {"failure": seen[-1], "message": f"made up {seen[-1]}"}
+        return real(labeler, structure, work)
+
+    monkeypatch.setattr(quantum, "_one_label", one)
+    root = tmp_path / "run"
+    run_inline(campaign_file(stop="{labels: 16}"), root)
+    assert len(seen) == 4
+    assert query(root, "SELECT state, failures FROM structure WHERE id = 5") == [("labelled", 4)]
+
+
 @pytest.mark.slow
 def test_a_task_that_runs_out_of_time_is_given_more_and_then_given_up(campaign_file, tmp_path):
     file, root = campaign_file(), tmp_path / "run"
@@ -291,12 +414,12 @@ class Hosted(InlineDispatcher):
         return () if self.hosts else ("label", "sample", "train")
 
 
-def run_hosted(file, root, hosts, bad):
+def run_hosted(file, root, hosts, bad, sound=()):
     turn = iter(range(10**6))
 
     def run(assignment):
         host = dispatcher.hosts[next(turn) % len(dispatcher.hosts)]
-        if host in bad:
+        if host in bad and assignment.kind not in sound:
             return Report(
                 attempt_id=assignment.attempt_id, failure=F.NODE, message="no space left", host=host
             )
@@ -325,10 +448,21 @@ def test_a_host_that_fails_repeatedly_is_set_aside_and_the_others_go_on(campaign
 def test_the_last_host_to_be_set_aside_stops_the_campaign_with_the_cause(campaign_file, tmp_path):
     root = tmp_path / "run"
     with pytest.raises(CampaignFailed, match=r"host n\d .*no space left.*no other host"):
-        run_hosted(campaign_file(), root, ["n1", "n2"], bad={"n1", "n2"})
+        run_hosted(
+            campaign_file(), root, ["n1", "n2"], bad={"n1", "n2"}, sound=("relax", "curvature", "bootstrap")
+        )
     ((state, reason),) = query(root, "SELECT state, stop_reason FROM campaign")
     assert state == "failed"
     assert "no space left" in reason
+
+
+def test_where_no_node_ever_relaxed_a_seed_the_seed_is_not_blamed(campaign_file, tmp_path):
+    root = tmp_path / "run"
+    with pytest.raises(CampaignFailed, match=r"stage relax: the last 3 tasks failed: no space left"):
+        run_hosted(campaign_file(), root, ["n1", "n2"], bad={"n1", "n2"})
+    assert query(root, "SELECT DISTINCT state FROM structure") == [("waiting",)]
+    run_inline(campaign_file(), root)
+    assert query(root, "SELECT state FROM campaign") == [("finished",)]
 
 
 # ── hosts under Parsl ────────────────────────────────────────────────────────────────────────

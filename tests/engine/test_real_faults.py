@@ -279,7 +279,7 @@ def size_of(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.25, 0.7, 0.85])
 def test_a_disk_that_fills_stops_with_a_sentence_and_goes_on_when_there_is_room(
     longer, tmp_path, small_disk, share
 ):

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from support.campaigns import SLOTS, StopAfter, content, query, run_inline
 
 from hpcal.core.ensemble import file_sha256
 from hpcal.core.errors import CampaignFailed, Interrupted, StoreError
 from hpcal.engine import repair
 from hpcal.engine.dispatch import Assignment, InlineDispatcher, Report
+from hpcal.engine.payloads import payload
 from hpcal.engine.start import take_up
 from hpcal.engine.tasks import run_attempt
+from hpcal.store import ensembles, tasks
+from hpcal.store.tables import EnsembleRow
+from hpcal.store.transitions import EnsembleState
 
 
 def flip(path: Path, seed: int = 0) -> None:
@@ -150,6 +154,31 @@ def test_an_ensemble_that_cannot_be_made_again_gives_way_to_a_new_one(campaign_f
     assert query(root, "SELECT state FROM campaign") == [("finished",)]
     assert query(root, "SELECT count(*) FROM structure WHERE state = 'claimed'") == [(0,)]
     assert damaged(root) == []
+
+
+def test_no_training_starts_from_an_ensemble_that_was_given_up(campaign_file, tmp_path):
+    root = tmp_path / "run"
+    stopped(campaign_file, root)
+    with taken_up(root) as context, context.store.write() as session:
+        (first,) = session.scalars(select(EnsembleRow))
+        session.expunge(first)
+        columns = {c.key: getattr(first, c.key) for c in EnsembleRow.__table__.columns}
+        second = EnsembleRow(
+            **columns
+            | {"id": None, "revision": 1, "state": EnsembleState.TRAINING, "predecessor_id": first.id}
+        )
+        session.add(second)
+        session.flush()
+        inputs = {"ensemble_id": second.id, "members": [{"index": 0, "seed": 1}, {"index": 1, "seed": 2}]}
+        task = tasks.add_task(session, "train", "train", inputs, units=2)
+        made = payload(session, context, task)
+        paths = [str(path) for path, _ in files(root, MODELS)]
+        assert [m["start_from"] for m in made["members"]] == paths[:2]
+        assert [start["path"] for start in made["starts"]] == paths[:2]
+        ensembles.move(ensembles.get(session, first.id), EnsembleState.FAILED)
+        given_up = payload(session, context, task)
+        assert given_up["starts"] == []
+        assert given_up["members"] == inputs["members"]
 
 
 @pytest.mark.slow

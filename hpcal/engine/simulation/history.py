@@ -42,6 +42,8 @@ from hpcal.store.database import STORE_FILE
 
 MAX_COMMITS: Final = 500
 """Transactions within which a campaign must finish once nothing goes wrong any more."""
+RESUMED: Final = 6
+"""Times that a campaign is resumed that stopped because all went wrong in a row."""
 NOTHING_TO_LEARN: Final = "the bootstrap gave no label to learn from"
 
 
@@ -89,6 +91,8 @@ class History:
             twins=rng.choice((0.0, 0.3)),
             saddles=rng.choice((0.0, 0.3)),
             moody=rng.choice((0.0, 0.5)),
+            # Drawn apart: what else happens in a history does not depend on it.
+            poison=random.Random(f"poison {outcome.seed}").choice((0.0, 0.0, 0.05, 0.15)),
         )
         self.world = World(
             rng=rng,
@@ -117,6 +121,9 @@ class History:
             self.world.say("from here on nothing goes wrong")
             self._left = MAX_COMMITS
             end = self._live(self._life())
+            for _ in range(RESUMED if self.world.nature.poison else 0):
+                # Several poisonous structures in a row look like a broken stage: somebody resumes.
+                end = self._live(self._life()) if end == "failed" else end
             if end not in ("finished", "nothing to learn from"):
                 raise Violation(f"broken: without faults the campaign finishes; it ended as {end}")
         self._check_end()
@@ -393,7 +400,7 @@ class History:
         if self.watch is None:
             raise Violation("broken: a campaign begins")
         self.watch.look()
-        self.watch.finished()
+        self.watch.finished(2 * self.variant.spec.file.tasks.max_losses)
         if self.finished is not None:
             self.finished.kept()
 

@@ -86,7 +86,9 @@ RULES: Final[Mapping[str, str]] = {
         # What asked for an ensemble that was given up ends without a result.
         "AND NOT EXISTS (SELECT 1 FROM ensemble e WHERE e.state = 'failed' AND "
         "(e.id = json_extract(t.inputs, '$.ensemble_id') OR e.id IN (SELECT json_extract(value, "
-        "'$.ensemble_id') FROM json_each(t.inputs, '$.groups'))))"
+        "'$.ensemble_id') FROM json_each(t.inputs, '$.groups')))) "
+        # One that was given up after some of its structures were done.
+        "AND NOT (t.kind IN ('label', 'relax') AND t.losses + t.failures > 0)"
     ),
     "an ensemble in training has a task for each missing member": (
         "SELECT m.ensemble_id, m.member FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
@@ -205,12 +207,44 @@ class Watch:
         self._trained_on()
         self._shard_files()
 
-    def finished(self) -> None:
-        """Checks what must hold once the campaign is finished. Raises Violation."""
+    def finished(self, most_losses: int) -> None:
+        """Checks what must hold once the campaign is finished.
+
+        Args:
+            most_losses: attempts at a structure that may be lost before it is set aside.
+
+        Raises:
+            Violation: it does not hold.
+        """
         self._ask(AT_THE_END)
+        self._poison_set_aside(most_losses)
         for table, query in FILES.items():
             for path, digest in self.rows(query):
                 self._file(table, path, digest)
+
+    def _poison_set_aside(self, most_losses: int) -> None:
+        # A task that was given up for a bug has stopped its stage: what it held begins anew; and
+        # before the first label there is nothing to tell a structure from a broken machine.
+        query = (
+            "SELECT s.id, s.hash, s.state, coalesce(sum(t.losses), 0), coalesce(max(t.state = 'failed' AND "
+            "json_array_length(t.inputs, '$.structure_ids') = 1), 0) FROM structure s LEFT JOIN ("
+            "SELECT task.*, j.value AS sid FROM task, json_each(task.inputs, '$.structure_ids') j "
+            "WHERE task.kind = 'label' AND coalesce(task.failure_class, '') <> 'bug' "
+            "AND task.finished > (SELECT min(finished) FROM task WHERE kind = 'label' AND state = 'done')"
+            ") t ON t.sid = s.id "
+            "GROUP BY s.id"
+        )
+        for key, content_hash, state, losses, given_up in self.rows(query):
+            if not self._nature.poisonous(content_hash):
+                continue
+            if state == "labelled" and self.rows(f"SELECT 1 FROM label WHERE structure_id = {key} "
+                                                 "AND attempt_id IS NOT NULL"):  # fmt: skip
+                raise Violation(f"broken: what kills its worker gets no label; structure {key} has one")
+            if losses > most_losses or (given_up and state not in ("quarantined", "rejected")):
+                raise Violation(
+                    f"broken: what kills its worker is set aside; structure {key} is {state} after "
+                    f"{losses} attempts were lost"
+                )
 
     def spent(self, attempt: int, calls: int) -> None:
         """An attempt has written records of so many QM calls to its spool."""

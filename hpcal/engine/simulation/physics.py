@@ -45,6 +45,7 @@ class Nature:
         twins: share of walkers that all find the same frames.
         saddles: share of relaxed structures that are saddle points.
         moody: share of trainings whose files are other ones each time.
+        poison: share of structures whose label kills the worker.
     """
 
     seed: int
@@ -55,6 +56,7 @@ class Nature:
     twins: float = 0.0
     saddles: float = 0.0
     moody: float = 0.0
+    poison: float = 0.0
 
     def unit(self, *keys: object) -> float:
         """A number in [0, 1) of its own for each combination of keys."""
@@ -67,6 +69,10 @@ class Nature:
     def energy(self, content_hash: str, attempt_id: int) -> float:
         """Energy (eV) that an attempt finds for the structure of a hash."""
         return -100.0 * (1.0 + self.unit("energy", content_hash)) + ATTEMPT_SHIFT_EV * attempt_id
+
+    def poisonous(self, content_hash: str) -> bool:
+        """Whether the label of the structure of a hash kills the worker."""
+        return self.unit("poison", content_hash) < self.poison
 
     def _digest(self, keys: tuple[object, ...]) -> bytes:
         return hashlib.blake2b(repr((self.seed, *keys)).encode(), digest_size=8).digest()

@@ -172,13 +172,16 @@ class World:
         self.fates[fate] += 1
         if fate is not Fate.GOOD:
             self.say(f"attempt {job.attempt_id} ({job.kind}) on {run.host.name} will be {fate}")
-        self._schedule(run, fate)
+        self._schedule(run, fate, _harmless(self.nature, job.kind, inputs))
 
-    def _schedule(self, run: Running, fate: Fate) -> None:
+    def _schedule(self, run: Running, fate: Fate, harmless: int | None) -> None:
         step = run.host.slowness * RECORD_S.get(run.assignment.kind, 0.1) * (0.5 + self.rng.random())
         total = len(run.pending)
         whole = fate in (Fate.GOOD, Fate.LATE, Fate.TRUNCATED)
         count = total if whole else self.rng.randrange(total)
+        if harmless is not None and count > harmless:
+            fate, count = Fate.LOST, harmless
+            self.say(f"attempt {run.assignment.attempt_id} comes to a structure that kills its worker")
         for number in range(count):
             self.after(step * (number + 1), lambda: self._append(run))
         end = step * (count + 0.5)
@@ -261,3 +264,11 @@ class World:
     def close(self) -> None:
         """Ends everything that still runs."""
         self._events.clear()
+
+
+def _harmless(nature: Nature, kind: str, inputs: Any) -> int | None:
+    """How many records a labelling task writes before a structure kills its worker; None if none does."""
+    if kind != "label":
+        return None
+    hashes = [item["structure"].content_hash for item in inputs["structures"]]
+    return next((i for i, key in enumerate(hashes) if nature.poisonous(key)), None)
