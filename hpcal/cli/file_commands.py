@@ -128,7 +128,7 @@ def score(file: Path, out: Path, model: str, metric: str) -> None:
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "calibration", "test", "reference"]),
-    help="Split of structures that state none.  [default: train]",
+    help="Split of structures that state none.  [default: train; drawn in a campaign]",
 )
 @click.option("--labelled-only", is_flag=True, help="Leave structures without a label out.")
 @click.option(

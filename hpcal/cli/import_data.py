@@ -31,6 +31,9 @@ _XYZ: Final = (".extxyz", ".xyz")
 _HDF5: Final = (".h5", ".hdf5")
 _WRITABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _FORMULAS: Final = 4
+_NAMED: Final = 6
+_DIGITS: Final = 19
+"""Of numbers that no longer fit into 64 bits for sure."""
 _SAMPLED: Final = 200
 """Labels whose energy is compared with a rough total energy of their atoms."""
 
@@ -61,6 +64,9 @@ def import_files(paths: Sequence[Path], options: ReadOptions, wishes: Wishes, *,
     found, checks = [], []
     for path in paths:
         item = read_found(path, options)
+        if not wishes.accept_unlabelled:
+            _check_labels(item)
+        item = _with_state_note(item, options)
         checks.append(_checked(item, check=wishes.check))
         if wishes.labelled_only:
             item = replace(item, frames=[frame for frame in item.frames if frame.label is not None])
@@ -94,7 +100,8 @@ def _checked(found: Found, *, check: bool) -> Consistency:
     judged = consistency(found)
     problem = judged.problem or _unit_problem(found)
     if problem is not None and check:
-        raise FormatError(f"{found.path}: {problem}")
+        size = stretched(found.frames)
+        raise FormatError(f"{found.path}: {problem}{f'; {size}' if size else ''}")
     return judged
 
 
@@ -116,6 +123,28 @@ def _unit_problem(found: Found) -> str | None:
         f"read in {found.units.energy}, its energies are what total energies of these molecules are in "
         f"{unit.name}: give --energy-unit for the unit of the file, or --no-consistency-check"
     )
+
+
+def _check_labels(found: Found) -> None:
+    """Raises FormatError where no label was found in a file that seems to hold some."""
+    if found.unread and not found.counts.energies:
+        names = ", ".join(found.unread[:_NAMED])
+        raise FormatError(
+            f"{found.path}: no labels were found, although it holds {names}: name the energies with "
+            "--energy-key (forces with --forces-key), or --accept-unlabelled takes the structures alone"
+        )
+
+
+def _with_state_note(found: Found, options: ReadOptions) -> Found:
+    """``lowest`` is a doublet at most, and the ground states of many atoms are higher."""
+    atoms = found.counts.isolated_atoms
+    if options.multiplicity != "lowest" or not atoms:
+        return found
+    note = (
+        f"--multiplicity lowest applies to single atoms, too ({atoms} here), whose ground state may be "
+        "higher, such as 3 of C and O or 4 of N: state theirs in the file"
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def _check_splits(found: Found) -> None:
@@ -144,6 +173,12 @@ def _put(found: Sequence[Found], wishes: Wishes, paths: Sequence[Path]) -> dict[
         raise InputError(
             f"{unlabelled} of {len(frames)} structures have no label, and {out.name} can hold {holds}; "
             "--labelled-only leaves them out"
+        )
+    unknown = {f.label.level for f in frames if f.label is not None and is_unknown(f.label.level)}
+    if len(unknown) > 1:
+        raise InputError(
+            f"{len(unknown)} files do not state their level of theory, and in {out.name} their labels would "
+            "seem to be of one: give --level"
         )
     if suffix in _HDF5:
         write_shard(out, dataset_of(frames))
@@ -176,9 +211,33 @@ def dataset_of(frames: Sequence[FoundFrame]) -> Dataset:
     if labels and is_unknown(labels[0].level):
         dataset = replace(dataset, level=None)
     infos = [frame.info for frame in frames]
+    ids = [_whole(info.get("structure_id")) for info in infos]
+    if len({i for i in ids if i is not None}) == len(infos):
+        dataset = replace(dataset, ids=np.array(ids, dtype=np.int64))
+    generations = [_whole(info.get("generation")) for info in infos]
+    if any(g is not None for g in generations):
+        dataset = replace(dataset, generations=np.array([-1 if g is None else g for g in generations]))
+    uncertainties = np.array([_number(info.get("uncertainty")) for info in infos])
+    if not np.isnan(uncertainties).all():
+        dataset = replace(dataset, uncertainties=uncertainties)
     if any("origin" in info for info in infos):
         dataset = replace(dataset, origins=np.array([str(info.get("origin", "")) for info in infos]))
     return dataset
+
+
+def _whole(value: object) -> int | None:
+    """A whole number from 0 that a file states, or None."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None
+
+
+def _number(value: object) -> float:
+    """A finite number that a file states, or NaN."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
 
 
 def _info(frame: FoundFrame) -> dict[str, Any]:

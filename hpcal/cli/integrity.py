@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,14 @@ import click
 import numpy as np
 
 from hpcal.cli.folders import reading
+from hpcal.cli.import_data import multiplicity_of
 from hpcal.core.errors import FormatError, InputError
 from hpcal.exchange.files import read_found
-from hpcal.exchange.found import Multiplicity, ReadOptions, is_unknown
+from hpcal.exchange.found import ReadOptions
 from hpcal.exchange.levels import level_given
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.report.integrity.collection import Collection
 from hpcal.report.integrity.examine import Aims, Report, report_of
-from hpcal.report.integrity.states import NOT_STATED
 from hpcal.report.integrity.stored import campaign_collection, file_findings, row_findings
 from hpcal.report.integrity.text import report_text
 from hpcal.store import campaigns as stored
@@ -52,11 +53,19 @@ def check(
     Raises:
         InputError: a file or folder cannot be read.
     """
+    for option, value in (("--near", near), ("--cutoff", cutoff)):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{option} {value} is no length: give a number of Å")
     campaigns = [path for path in what if exists(path)]
     if campaigns and len(what) > 1:
         raise InputError(
             f"{campaigns[0]} is a campaign, which is checked by itself; export its labels (`hpcal export`) "
             "to compare them with files"
+        )
+    if campaigns and options != ReadOptions():
+        raise InputError(
+            f"{campaigns[0]} is a campaign, which states level, charge and multiplicity itself: leave "
+            "--level, --charge and --multiplicity out"
         )
     if campaigns:
         report = _campaign(campaigns[0], cutoff, near, limit)
@@ -70,13 +79,10 @@ def check(
 
 def read_options(level: str | None, charge: int | None, multiplicity: str | None) -> ReadOptions:
     """Options of the command line as options of readers. Raises InputError."""
-    if multiplicity is not None and multiplicity != "lowest" and not multiplicity.isdigit():
-        raise InputError(f"--multiplicity {multiplicity!r} is neither a whole number (2S + 1) nor `lowest`")
-    lowest: Multiplicity | None = None
-    if multiplicity is not None:
-        lowest = "lowest" if multiplicity == "lowest" else int(multiplicity)
     return ReadOptions(
-        level=None if level is None else level_given(level), charge=charge, multiplicity=lowest
+        level=None if level is None else level_given(level),
+        charge=charge,
+        multiplicity=multiplicity_of(multiplicity),
     )
 
 
@@ -108,12 +114,7 @@ def _file(path: Path, name: str, options: ReadOptions) -> Collection:
         splits=[str(frame.info.get("split", "train")) for _, frame in known],
         families=[_walker(frame.info.get("walker")) for _, frame in known],
     )
-    names = {str(label.level): NOT_STATED for label in labels if is_unknown(label.level)}
-    return replace(
-        collection,
-        ids=np.array([i for i, _ in known]),
-        level_names=tuple(names.get(level, level) for level in collection.level_names),
-    )
+    return replace(collection, ids=np.array([i for i, _ in known]))
 
 
 def _walker(text: object) -> int:

@@ -66,7 +66,7 @@ def part(
         if failure is FailureClass.NODE and not failures.ever_done(session, task.kind):
             give_back(session, [task])
             return [f"task {task.id} ({task.kind}) is given up"]
-        return [_set_aside(session, context, attempt, task, failure, text)]
+        return [_set_aside(session, context, attempt, failure, text)]
     for structure_id in sorted(remaining):
         inputs = {**task.inputs, "structure_ids": [structure_id]}
         alone = tasks.add_task(session, task.kind, task.pool, inputs, units=1, priority=task.priority)
@@ -80,9 +80,10 @@ def part(
 
 
 def _set_aside(
-    session: Session, context: Context, attempt: AttemptRow, task: TaskRow, failure: FailureClass, text: str
+    session: Session, context: Context, attempt: AttemptRow, failure: FailureClass, text: str
 ) -> str:
     """A structure at which every attempt failed although it was alone."""
+    task = session.get_one(TaskRow, attempt.task_id)
     (structure_id,) = task.inputs["structure_ids"]
     structures.add_failure(session, structure_id)
     add_event(

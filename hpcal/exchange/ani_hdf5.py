@@ -7,6 +7,7 @@ and COMP6 in one thing that costs a training run: its ``forces`` are gradients, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from hpcal.core.errors import FormatError
 from hpcal.core.label import LevelOfTheory
 from hpcal.exchange.blocks import Block, Reading, frames_of
 from hpcal.exchange.claims import h5_array
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source
+from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, is_unknown, looks_like_label
 from hpcal.exchange.h5_groups import (
     atomic_numbers,
     first_of,
@@ -31,7 +32,7 @@ from hpcal.exchange.h5_groups import (
 )
 from hpcal.exchange.levels import level_stated
 from hpcal.exchange.quantities import ANGSTROM, HARTREES, energy_unit, force_unit, length_unit
-from hpcal.exchange.scale import FileUnits, Scale, resolve, stated_of
+from hpcal.exchange.scale import FileUnits, Scale, refuse_names, resolve, stated_of
 from hpcal.exchange.total_energy import unit_it_looks_like
 
 _SPECIES: Final = ("atomic_numbers", "species", "numbers")
@@ -67,8 +68,17 @@ def read_ani(path: Path, options: ReadOptions) -> Found:
         if not groups:
             raise FormatError(f"{path} holds no structure: no group has an array `coordinates`")
         energy_key = _energy_key(groups, options, path)
-        forces_key = _forces_key(groups, energy_key, options)
-        comp6 = groups[0].keys() >= _COMP6
+        forces_key = _forces_key(groups, energy_key, options, path)
+        refuse_names(path, options, "a file in a layout of ANI", stress_only=True)
+        unread = tuple(
+            dict.fromkeys(
+                key
+                for group in groups
+                for key in group
+                if key not in (energy_key, forces_key) and looks_like_label(key)
+            )
+        )
+        comp6 = forces_key is not None and groups[0].keys() >= _COMP6
         scale = _scale(groups, energy_key, forces_key, options, path)
         if energy_key is not None:
             _check_unit(groups, energy_key, scale, path)
@@ -86,7 +96,8 @@ def read_ani(path: Path, options: ReadOptions) -> Found:
         frames=frames,
         units=scale.read(),
         level_source=source,
-        notes=_notes(frames, energy_key, scale, comp6=comp6),
+        notes=_notes(frames, energy_key, scale, comp6=comp6) if forces_key else _notes(frames, energy_key),
+        unread=unread,
     )
 
 
@@ -114,8 +125,13 @@ def _prefix(energy_key: str | None) -> str:
     return f"{energy_key.rpartition('.')[0]}." if energy_key and "." in energy_key else ""
 
 
-def _forces_key(groups: Sequence[h5py.Group], energy_key: str | None, options: ReadOptions) -> str | None:
+def _forces_key(
+    groups: Sequence[h5py.Group], energy_key: str | None, options: ReadOptions, path: Path
+) -> str | None:
     if options.forces_key:
+        if not any(options.forces_key in group for group in groups):
+            there = ", ".join(dict.fromkeys(key for group in groups for key in group))
+            raise FormatError(f"{path} holds no {options.forces_key} (arrays there: {there})")
         return options.forces_key
     prefix = _prefix(energy_key)
     names = [f"{prefix}forces", f"{prefix}force"]
@@ -211,6 +227,7 @@ def _block(
         total_charges=_state(group, ("charge", "charges_total", "total_charge"), n, path),
         multiplicities=_state(group, ("multiplicity", "multiplicities"), n, path),
         level=level,
+        infos=_splits(group, n, path),
         padded=numbers.ndim == 2,
         # ANI-1x holds NaN where a quantity was not calculated.
         gaps=bool(_prefix(energy_key)),
@@ -240,6 +257,26 @@ def _state(group: h5py.Group, names: Sequence[str], n: int, path: Path) -> AnyAr
     return None
 
 
+def _splits(group: h5py.Group, n: int, path: Path) -> list[dict[str, str]] | None:
+    """The split of each conformation, as hpcal writes them; None where the group does not say."""
+    if "split" not in group:
+        return None
+    words = h5_array(group["split"], path).reshape(-1)
+    if len(words) != n:
+        return None
+    if words.dtype.kind in "iu":
+        names = json.loads(str(group["split"].attrs.get("names", "[]")))
+        if not names or words.max() >= len(names) or words.min() < 0:
+            return None
+        return [{"split": str(names[word])} for word in words.tolist()]
+    if words.dtype.kind not in "SUO":
+        return None
+    return [
+        {"split": word.decode(errors="replace") if isinstance(word, bytes) else str(word)}
+        for word in words.tolist()
+    ]
+
+
 def _pbc(group: h5py.Group, path: Path) -> tuple[bool, bool, bool]:
     if "pbc" not in group:
         return (True, True, True)
@@ -255,9 +292,10 @@ def _level(
     record = group.file.attrs.get("level_of_theory", "unknown")
     if isinstance(record, str) and record != "unknown":
         try:
-            return level_stated(record, options.level), "stated by the file"
+            level = level_stated(record, options.level)
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from None
+        return (None, "unknown") if is_unknown(level) else (level, "stated by the file")
     prefix = _prefix(energy_key).removesuffix(".")
     if prefix in _ANI1X:
         method, basis = _ANI1X[prefix]
@@ -274,14 +312,16 @@ def _level(
 
 
 def _notes(
-    frames: Sequence[FoundFrame], energy_key: str | None, scale: Scale, *, comp6: bool
+    frames: Sequence[FoundFrame], energy_key: str | None, scale: Scale | None = None, *, comp6: bool = False
 ) -> tuple[str, ...]:
     notes = []
     without = sum(frame.label is None for frame in frames)
     if energy_key is not None and without:
         notes.append(f"{without} conformations have no {energy_key} and stay without a label")
-    if comp6 and scale.gradient:
+    if scale is None or not scale.gradient:
+        return tuple(notes)
+    if comp6:
         notes.append("COMP6 stores gradients under the name forces: their sign was turned")
-    elif scale.gradient:
+    else:
         notes.append("forces of the file are gradients, whose sign was turned")
     return tuple(notes)

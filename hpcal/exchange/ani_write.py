@@ -10,6 +10,7 @@ in each group      shape               meaning
 ``charge``         (B,)                e; only if one structure of the file is charged
                                        or no singlet
 ``multiplicity``   (B,)                likewise
+``split``          (B,) whole numbers  places in the attribute ``names``, a list in JSON
 =================  ==================  ==============================================
 
 The layout is that of ANI-1x and COMP6 (10.1038/s41597-020-0473-z, 10.1063/1.5023802). Units and the
@@ -30,8 +31,18 @@ from hpcal.core import elements
 from hpcal.core.arrays import AnyArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.units import HARTREE
+from hpcal.core.walker import Split
 from hpcal.exchange.atomic import replacing
-from hpcal.exchange.grouping import Group, groups, refuse, refuse_not_finite, states
+from hpcal.exchange.grouping import (
+    WORDS,
+    Group,
+    groups,
+    left_out,
+    refuse,
+    refuse_equal_without_moments,
+    refuse_not_finite,
+    states,
+)
 
 NAME: Final = "ANI-style HDF5"
 UNITS: Final = {
@@ -40,7 +51,9 @@ UNITS: Final = {
     "forces": "hartree/Å",
     "charge": "e",
     "multiplicity": "",
+    "split": "",
 }
+SPLITS: Final = tuple(str(split) for split in Split)
 
 
 def write_ani(path: Path, dataset: Dataset) -> list[str]:
@@ -56,6 +69,7 @@ def write_ani(path: Path, dataset: Dataset) -> list[str]:
     refuse(
         np.asarray(dataset.pbc.any(axis=1)), dataset, NAME, "they are periodic, and it knows molecules only"
     )
+    refuse_equal_without_moments(dataset, NAME)
     refuse_not_finite(dataset)
     has_forces = dataset.has_forces
     if has_forces.any():
@@ -77,7 +91,7 @@ def write_ani(path: Path, dataset: Dataset) -> list[str]:
         notes.append("charges and multiplicities are under `charge` and `multiplicity`, which ANI ignores")
     if not has_forces.any():
         notes.append("no label has forces: the file holds energies only")
-    return notes
+    return [*notes, *left_out(dataset, NAME, tuple(WORDS))]
 
 
 def _arrays(dataset: Dataset, group: Group, *, forces: bool, with_states: bool) -> dict[str, AnyArray]:
@@ -87,6 +101,7 @@ def _arrays(dataset: Dataset, group: Group, *, forces: bool, with_states: bool) 
     }
     if forces:
         arrays["forces"] = dataset.forces[group.atoms] / HARTREE
+    arrays["split"] = np.array([SPLITS.index(str(s)) for s in dataset.splits[group.index]], dtype="u1")
     if with_states:
         arrays["charge"] = dataset.charges[group.index]
         arrays["multiplicity"] = dataset.multiplicities[group.index]
@@ -99,3 +114,5 @@ def _write_group(place: Any, group: Group, arrays: dict[str, AnyArray]) -> None:
     for name, array in arrays.items():
         stored = place.create_dataset(name, data=np.ascontiguousarray(array), track_times=False)
         stored.attrs["units"] = UNITS[name]
+        if name == "split":
+            stored.attrs["names"] = json.dumps(SPLITS)

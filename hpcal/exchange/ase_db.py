@@ -16,7 +16,15 @@ from hpcal.core.errors import FormatError, InputError
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.exchange.blocks import check_state, state_of, whole
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, is_unknown, unknown_level
+from hpcal.exchange.found import (
+    Found,
+    FoundFrame,
+    ReadOptions,
+    Source,
+    is_unknown,
+    looks_like_label,
+    unknown_level,
+)
 from hpcal.exchange.levels import level_stated
 from hpcal.exchange.scale import INSIDE, FileUnits, Scale, refuse_names, resolve
 
@@ -60,7 +68,14 @@ def read_ase(path: Path, options: ReadOptions) -> Found:
     if not frames:
         raise FormatError(f"{path} holds no structure: the database has no rows")
     source: Source = "unknown" if "unknown" in sources or not sources else next(iter(sources))
-    return Found(path=path, format="ase", frames=frames, units=scale.read(), level_source=source)
+    return Found(
+        path=path,
+        format="ase",
+        frames=frames,
+        units=scale.read(),
+        level_source=source,
+        unread=tuple(sorted({key for frame in frames for key in frame.info if looks_like_label(key)})),
+    )
 
 
 def _refuse_other_files(path: Path) -> None:

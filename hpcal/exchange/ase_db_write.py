@@ -3,8 +3,9 @@
 Energy, forces, stress, dipole and partial charges are where ASE keeps results of a calculator; ASE's
 units are ours, and so is the sign of its stress. Key-value pairs of a row: ``total_charge``,
 ``multiplicity``, ``split``, ``structure_id``, ``level``, and ``origin``, ``generation``, ``uncertainty``,
-``charge_scheme`` where known; ``dipole_origin`` (Å) is in the data of a row; a key ``charge`` would be hidden by ``AtomsRow.charge``, the sum of initial charges. The
-metadata of the database hold the whole record of the level of theory and the units.
+``charge_scheme`` where known; ``dipole_origin`` (Å) is in the data of a row.
+A key ``charge`` would be hidden by ``AtomsRow.charge``, the sum of initial charges. The metadata of
+the database hold the whole record of the level of theory and the units.
 """
 
 from __future__ import annotations

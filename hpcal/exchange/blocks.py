@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure, parity_problem
 from hpcal.exchange.found import FoundFrame, ReadOptions, unknown_level
 from hpcal.exchange.scale import Scale
+
+_NO_MOMENT: Final = 1e-6
+"""Bohr magnetons below which moments sum to nothing."""
+_ASKS: Final = "state `charge` and `multiplicity`"
+"""How a parity problem ends that another charge or multiplicity solves."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,7 +132,7 @@ def state_of(
 def _of_moments(electrons: int, moments: FloatArray) -> int | None:
     """2S + 1 of moments along one axis, or None where they sum to 0."""
     total = abs(float(moments.sum()))
-    if not total > _NO_MOMENT:
+    if not _NO_MOMENT < total < np.inf:
         return None
     multiplicity = round(total) + 1
     if (electrons - multiplicity + 1) % 2:
@@ -142,8 +147,8 @@ def check_state(structure: Structure) -> None:
     """Raises FormatError where charge and multiplicity cannot go together."""
     if problem := parity_problem(structure):
         advice = (
-            " in the file, or for all that do not state them with --charge and --multiplicity (--multiplicity "
-            "lowest: 1 or 2 as the electrons ask for)"
+            " in the file, or for all that do not state them with --charge and --multiplicity "
+            "(--multiplicity lowest: 1 or 2 as the electrons ask for)"
         )
         raise FormatError(problem + advice if problem.endswith(_ASKS) else problem)
 

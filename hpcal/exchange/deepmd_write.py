@@ -35,7 +35,17 @@ from hpcal.core.arrays import AnyArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.errors import InputError
 from hpcal.exchange.atomic import sync_folder
-from hpcal.exchange.grouping import Group, groups, mixed_states, refuse, refuse_not_finite, state_note
+from hpcal.exchange.grouping import (
+    WORDS,
+    Group,
+    groups,
+    left_out,
+    mixed_states,
+    refuse,
+    refuse_equal_without_moments,
+    refuse_not_finite,
+    state_note,
+)
 
 NAME: Final = "DeePMD"
 TYPES: Final = "type.raw"
@@ -57,6 +67,7 @@ def write_deepmd(path: Path, dataset: Dataset) -> list[str]:
     refuse(partly, dataset, NAME, "they are periodic in one or two directions, and it knows three or none")
     problem = "their formula occurs with several charges or multiplicities, and it has no place for either"
     refuse(mixed_states(dataset), dataset, NAME, problem)
+    refuse_equal_without_moments(dataset, NAME)
     refuse_not_finite(dataset)
     with _replacing_folder(path) as scratch:
         for split in np.unique(dataset.splits).tolist():
@@ -68,7 +79,10 @@ def write_deepmd(path: Path, dataset: Dataset) -> list[str]:
     notes = state_note(dataset, NAME)
     if without := int((~dataset.has_forces).sum()):
         notes.append(f"{without} structures have no forces: their folders hold energies only")
-    return notes
+    more = [] if dataset.level is None else [f"the level of theory ({dataset.level})"]
+    if dataset.stresses is not None and np.isfinite(dataset.stresses[~periodic]).any():
+        more.append("stresses of structures that are not periodic")
+    return [*notes, *left_out(dataset, NAME, [name for name in WORDS if name != "stresses"], more)]
 
 
 def _kinds(dataset: Dataset) -> list[tuple[bool, bool, bool]]:

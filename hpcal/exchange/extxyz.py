@@ -28,10 +28,18 @@ from hpcal.exchange.extxyz_keys import (
     RESERVED,
     STRUCTURE_KEYS,
     LabelledFrame,
-    looks_like_forces,
 )
 from hpcal.exchange.extxyz_write import write_labelled, write_structures
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, is_unknown, unknown_level
+from hpcal.exchange.found import (
+    Found,
+    FoundFrame,
+    ReadOptions,
+    Source,
+    is_unknown,
+    looks_like_forces,
+    looks_like_label,
+    unknown_level,
+)
 from hpcal.exchange.levels import level_stated
 from hpcal.exchange.overlap import overlap_problem
 from hpcal.exchange.scale import INSIDE, FileUnits, Scale, resolve
@@ -159,7 +167,8 @@ def read_extxyz(path: Path, options: ReadOptions) -> Found:
         frames=frames,
         units=scale.read(),
         level_source="unknown" if "unknown" in sources or not sources else sorted(sources)[-1],
-        notes=(*_notes(frames, unlabelled, keys, scale), *names.unread(keys)),
+        notes=(*_notes(frames, unlabelled, keys, scale), *names.note(keys)),
+        unread=names.unread(keys),
     )
 
 
@@ -298,7 +307,13 @@ class _Names:
                 known = ", ".join(sorted(set(there) - STRUCTURE_KEYS)) or "none"
                 raise FormatError(f"{path}: no frame has {name}, which {option} names (there: {known})")
 
-    def unread(self, keys: dict[str, tuple[str, ...]]) -> list[str]:
+    def unread(self, keys: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+        """Names that may be parts of labels, but are not read as such."""
+        known = {name for names in keys.values() for name in names} | RESERVED
+        there = {name for name, column in self._columns.items() if column.kind == "R"} | self._keys
+        return tuple(sorted(name for name in there - known if looks_like_label(name)))
+
+    def note(self, keys: dict[str, tuple[str, ...]]) -> list[str]:
         """A sentence on columns that may be forces, but are not read as such; or none."""
         found = [
             name

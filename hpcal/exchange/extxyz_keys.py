@@ -29,11 +29,6 @@ STRUCTURE_KEYS: Final = frozenset({"Lattice", "Properties", "pbc", "charge", "mu
 RESERVED: Final = STRUCTURE_KEYS | {"level"} | {k for keys in LABEL_KEYS.values() for k in keys}
 
 
-def looks_like_forces(name: str) -> bool:
-    """Whether an array of this name may hold forces or gradients."""
-    return "force" in name.lower() or "grad" in name.lower()
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledFrame:
     """A labelled structure, and what else is said of it.

@@ -118,6 +118,7 @@ class Found:
         units: those of the file; ``unknown`` of a file that holds no labels to have units.
         level_source: where the level of theory was learned from.
         notes: what a person should know of this file, one sentence each.
+        unread: names of arrays and keys that may be parts of labels, but were not read as such.
     """
 
     path: Path
@@ -126,6 +127,7 @@ class Found:
     units: UnitsRead
     level_source: Source
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @cached_property
     def levels(self) -> tuple[LevelOfTheory, ...]:
@@ -165,6 +167,16 @@ class Found:
             formulas=dict(formulas.most_common()),
             splits=dict(splits),
         )
+
+
+def looks_like_forces(name: str) -> bool:
+    """Whether an array of this name may hold forces or gradients."""
+    return "force" in name.lower() or "grad" in name.lower()
+
+
+def looks_like_label(name: str) -> bool:
+    """Whether an array or key of this name may hold energies, forces or gradients."""
+    return "energ" in name.lower() or looks_like_forces(name)
 
 
 def unknown_level(path: Path) -> LevelOfTheory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,20 @@ from hpcal.core.dataset import Dataset
 from hpcal.core.errors import InputError
 
 OTHERS: Final = "export as .extxyz, .h5 or .db, which hold it"
+
+
+SAME_EV: Final = 1e-6
+"""Difference of two energies below which they are one."""
+WORDS: Final = {
+    "stresses": "stresses",
+    "dipoles": "dipoles",
+    "atomic_charges": "partial charges",
+    "magnetic_moments": "initial magnetic moments",
+    "origins": "origins of structures",
+    "generations": "generations",
+    "uncertainties": "uncertainties at selection",
+}
+"""Arrays that a format may have to leave out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +121,41 @@ def mixed_states(dataset: Dataset) -> AnyArray:
             if first.setdefault(formula, (charge, multiplicity)) != (charge, multiplicity):
                 mixed.add(formula)
     return np.array([formula in mixed for formula in formulas], dtype=bool)
+
+
+def refuse_equal_without_moments(dataset: Dataset, format_name: str) -> None:
+    """Raises InputError where structures that differ in initial moments alone have different energies."""
+    if dataset.magnetic_moments is None:
+        return
+    seen: dict[str, int] = {}
+    differ = np.zeros(len(dataset), dtype=bool)
+    for i in range(len(dataset)):
+        first = seen.setdefault(replace(dataset.structure(i), magnetic_moments=None).content_hash, i)
+        if abs(dataset.energies[i] - dataset.energies[first]) > SAME_EV:
+            differ[[first, i]] = True
+    problem = "they differ from others in their initial moments alone, which it has no place for"
+    refuse(differ, dataset, format_name, problem)
+
+
+def left_out(dataset: Dataset, format_name: str, names: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """A sentence on those of these arrays of which any structure of a data set has a value, or none.
+
+    Args:
+        names: among the keys of ``WORDS``.
+        more: what else is left out.
+    """
+    words = list(more)
+    for name in names:
+        array = getattr(dataset, name)
+        if array is None:
+            continue
+        if array.dtype.kind == "U":
+            has = array != ""
+        else:
+            has = array >= 0 if name == "generations" else np.isfinite(array)
+        if has.any():
+            words.append(WORDS[name])
+    return [f"left out, as {format_name} has no place for it: {', '.join(words)}; {OTHERS}"] if words else []
 
 
 def state_note(dataset: Dataset, format_name: str) -> list[str]:

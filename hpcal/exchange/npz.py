@@ -18,9 +18,9 @@ from hpcal.core.errors import FormatError, InputError
 from hpcal.core.label import LevelOfTheory
 from hpcal.exchange.blocks import Block, Reading, frames_of
 from hpcal.exchange.claims import npz_arrays
-from hpcal.exchange.found import Found, ReadOptions, Source
+from hpcal.exchange.found import Found, ReadOptions, Source, looks_like_forces, looks_like_label
 from hpcal.exchange.quantities import ANGSTROM, KCAL, energy_unit, length_unit
-from hpcal.exchange.scale import FileUnits, resolve, stated_of
+from hpcal.exchange.scale import FileUnits, refuse_names, resolve, stated_of
 from hpcal.exchange.total_energy import unit_it_looks_like
 
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -52,6 +52,9 @@ def read_npz(path: Path, options: ReadOptions) -> Found:
         FormatError: the file cannot be read whole, units are not known, or values make no sense.
     """
     arrays = npz_arrays(path)
+    refuse_names(path, options, "an npz file of conformations", stress_only=True)
+    if options.energy_key and options.energy_key not in arrays:
+        raise FormatError(f"{path} holds no {options.energy_key} (arrays there: {', '.join(arrays)})")
     numbers = _required(arrays, "atomic numbers", path)
     positions = _required(arrays, "coordinates", path)
     if positions.ndim == 2:
@@ -84,7 +87,14 @@ def read_npz(path: Path, options: ReadOptions) -> Found:
         infos=_infos(arrays, len(positions)) if known else None,
         padded="N" in arrays,
     )
-    notes = ("forces of the file are gradients, whose sign was turned",) if scale.gradient else ()
+    notes: tuple[str, ...] = ()
+    if scale.gradient and forces is not None:
+        notes = ("forces of the file are gradients, whose sign was turned",)
+    used = {options.energy_key, options.forces_key, *(name for names in NAMES.values() for name in names)}
+    unread = tuple(name for name in arrays if not known and name not in used and looks_like_label(name))
+    vectors = [name for name in unread if looks_like_forces(name) and arrays[name].shape == positions.shape]
+    if vectors:
+        notes += (f"not read: {', '.join(vectors)} (forces? name them with --forces-key)",)
     return Found(
         path=path,
         format="npz",
@@ -92,6 +102,7 @@ def read_npz(path: Path, options: ReadOptions) -> Found:
         units=scale.read(),
         level_source=source,
         notes=notes,
+        unread=unread,
     )
 
 

@@ -18,7 +18,6 @@ from hpcal.exchange.quantities import (
     length_unit,
 )
 
-
 Quantity = Literal["energy", "length", "force"]
 
 
@@ -101,7 +100,8 @@ def resolve(path: Path, options: ReadOptions, file: FileUnits, *, labelled: bool
     if missing or length is None:
         raise FormatError(
             f"{path} is ambiguous: neither the file nor its format says what units it is in{file.hint}; "
-            f"give {' and '.join(missing)}, and --force-unit where forces are in others than these"
+            f"give {' and '.join(missing)}, and --force-unit where forces are in others than these; for "
+            "commands without these options, convert it with `hpcal import FILE --to …`"
         )
     energy = energy or EV
     main: Quantity = "energy" if labelled else "length"
@@ -112,7 +112,11 @@ def resolve(path: Path, options: ReadOptions, file: FileUnits, *, labelled: bool
         energy=energy,
         length=length,
         force=given_force or own_force or force_of(energy, length),
-        source="given" if anything_given else "stated by the file" if main in stated else "known of the format",
+        source="given"
+        if anything_given
+        else "stated by the file"
+        if main in stated
+        else "known of the format",
         gradient=file.gradient if options.gradient is None else options.gradient,
     )
 

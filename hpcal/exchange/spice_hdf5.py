@@ -20,7 +20,7 @@ from hpcal.core.errors import FormatError
 from hpcal.core.label import LevelOfTheory
 from hpcal.exchange.blocks import Block, Reading, frames_of, whole
 from hpcal.exchange.claims import h5_array
-from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source
+from hpcal.exchange.found import Found, FoundFrame, ReadOptions, Source, looks_like_label
 from hpcal.exchange.h5_groups import (
     atomic_numbers,
     first_of,
@@ -31,7 +31,7 @@ from hpcal.exchange.h5_groups import (
     unit_stated,
 )
 from hpcal.exchange.quantities import BOHRS, HARTREES, energy_unit, force_unit, length_unit
-from hpcal.exchange.scale import FileUnits, Scale, resolve, stated_of
+from hpcal.exchange.scale import FileUnits, Scale, refuse_names, resolve, stated_of
 
 SPICE: Final = LevelOfTheory(
     code="SPICE",
@@ -63,8 +63,12 @@ def read_spice(path: Path, options: ReadOptions) -> Found:
                 f"{path} holds no {energy_key} (arrays there: {', '.join(groups[0])}); name the energies "
                 "with --energy-key"
             )
+        refuse_names(path, options, "a file in the layout of SPICE", stress_only=True)
+        if options.forces_key and not any(forces_key in group for group in groups):
+            raise FormatError(f"{path} holds no {forces_key} (arrays there: {', '.join(groups[0])})")
         scale = _scale(groups, energy_key, forces_key, options, path, labelled=labelled)
         reading = Reading(path=path, scale=scale, options=options)
+        unread = tuple(dict.fromkeys(key for group in groups for key in group if looks_like_label(key)))
         frames: list[FoundFrame] = []
         source: Source = "given" if options.level else "unknown"
         for group in groups:
@@ -83,6 +87,7 @@ def read_spice(path: Path, options: ReadOptions) -> Found:
         units=scale.read(),
         level_source=source,
         notes=tuple(notes),
+        unread=() if labelled else unread,
     )
 
 

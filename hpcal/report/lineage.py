@@ -16,6 +16,8 @@ from hpcal.store.error_summary import error_summary
 from hpcal.store.session import Session
 
 Trace = dict[str, Any]
+ID_DIGITS: Final = 18
+"""Digits that any id has at most: more do not fit into a column of the store."""
 EVALUATED: Final = (Split.TEST, Split.CALIBRATION, Split.REFERENCE)
 
 
@@ -52,6 +54,8 @@ def parse_id(id: str) -> tuple[str, int]:  # noqa: A002
         raise InputError(
             f"{id!r} is no id: give a number for a structure, such as 12, or a typed one, such as model:3"
         )
+    if len(number) > ID_DIGITS:
+        raise InputError(f"no such {kind}: {number[:40]} is more than any id")
     return kind, int(number)
 
 

@@ -13,6 +13,7 @@ from hpcal.core.errors import FailureClass, InputError
 from hpcal.core.plugins import nearest
 from hpcal.engine.failures import POLICIES, Answer
 from hpcal.report.failures import classified, word
+from hpcal.report.lineage import ID_DIGITS
 from hpcal.store import history, reasons
 from hpcal.store import lineage as rows
 from hpcal.store.database import Store
@@ -78,6 +79,8 @@ def _parsed(what: str) -> tuple[str, int]:
             f"{what!r} is no id: give the number of a task, such as 17 or task:17, or structure:5 for the "
             "last task of a structure"
         )
+    if len(number) > ID_DIGITS:
+        raise InputError(f"no such {kind}: {number[:40]} is more than any id")
     return kind, int(number)
 
 

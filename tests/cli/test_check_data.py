@@ -197,3 +197,25 @@ def test_real_crystals_have_no_errors() -> None:
     result = hpcal("check", folder / "Si_test.xyz", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["coverage"]["periodic"] == 25
+
+
+def test_levels_of_equal_name_in_two_files_are_mixed(labelled: Path, here: Path) -> None:
+    structure = Structure(numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 0.74]])
+    for name, version in (("a", "4.2"), ("b", "5.0")):
+        level = LevelOfTheory(code="orca", version=version, method="PBE")
+        label = Label(energy=-31.0, forces=np.zeros((2, 3)), level=level)
+        write_labelled(here / f"{name}.extxyz", [LabelledFrame(structure=structure, label=label)])
+    found = kinds(hpcal("check", here / "a.extxyz", here / "b.extxyz", "--json").stdout)["mixed_levels"]
+    assert found["severity"] == "error"
+    assert "PBE (orca), version 4.2" in found["meaning"]
+    assert "PBE (orca), version 5.0" in found["meaning"]
+
+
+def test_options_that_mean_nothing_are_refused(labelled: Path, finished: Path) -> None:
+    for words, said in (
+        ((labelled, "--near", "nan"), "is no length"),
+        ((labelled, "--cutoff", "inf"), "is no length"),
+        ((finished, "--charge", "1"), "is a campaign, which states"),
+    ):
+        result = hpcal("check", *words)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr

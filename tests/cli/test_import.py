@@ -7,19 +7,21 @@ import json
 import sqlite3
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli.helpers import hpcal
 from exchange import molecules
+from exchange.data import made_up
 from exchange.molecules import water
 
 from hpcal.core.label import LevelOfTheory
-from hpcal.core.units import KCAL_PER_MOL
+from hpcal.core.units import HARTREE, KCAL_PER_MOL
 from hpcal.exchange.files import read_dataset, read_structures
 from hpcal.exchange.found import is_unknown
+from hpcal.exchange.hdf5 import write_shard
 
 FRAMES = water(60, scale=0.06)
 LEVEL = LevelOfTheory(code="orca", version="4.2", method="PBE", settings={"basis": "def2-SVP"})
@@ -203,6 +205,66 @@ def test_an_unknown_split_and_files_that_are_not_there(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.xyz")
     assert "is not one that is read" in refused(tmp_path / "none.cif")
     assert hpcal("import").exit_code == 2
+
+
+@pytest.mark.parametrize("true", [KCAL_PER_MOL, HARTREE, KCAL_PER_MOL / 4.184, 1.0])
+def test_a_wrong_unit_of_energies_and_forces_alike_is_refused(tmp_path: Path, true: float) -> None:
+    """Energies and forces agree in any unit; what total energies of the atoms are tells which."""
+    names = {"eV": 1.0, "Hartree": HARTREE, "kcal/mol": KCAL_PER_MOL, "kJ/mol": KCAL_PER_MOL / 4.184}
+    path = tmp_path / "a.npz"
+    np.savez(path, z=molecules.NUMBERS, R=FRAMES.positions, E=FRAMES.energies / true, F=FRAMES.forces / true)
+    for name, factor in names.items():
+        options = (path, "--energy-unit", name, "--length-unit", "Å")
+        if factor == true:
+            assert "energies and forces agree" in imported(*options)
+        else:
+            assert "give --energy-unit" in refused(*options)
+            imported(*options, "--no-consistency-check")
+
+
+def test_random_forces_are_not_said_to_agree(tmp_path: Path) -> None:
+    forces = np.random.default_rng(1).normal(size=FRAMES.forces.shape)
+    path = molecules.extxyz(tmp_path / "a.xyz", molecules.Frames(FRAMES.positions, FRAMES.energies, forces))
+    text = imported(path)
+    assert "cannot be told" in text
+    assert "forces agree:" not in text
+
+
+def test_a_level_can_be_given_to_what_was_converted_without_one(tmp_path: Path) -> None:
+    source = molecules.extxyz(tmp_path / "a.xyz", FRAMES)
+    out = tmp_path / "out.extxyz"
+    imported(source, "--to", out)
+    assert "level=" not in out.read_text()
+    imported(out, "--level", "orca 4.2 PBE/def2-SVP", "--to", tmp_path / "b.h5")
+    assert read_dataset(tmp_path / "b.h5").level == LEVEL
+
+
+def test_hpcal_files_keep_what_is_known_of_structures(tmp_path: Path) -> None:
+    dataset = replace(made_up(9), hashes=None)
+    write_shard(tmp_path / "a.h5", dataset)
+    imported(tmp_path / "a.h5", "--to", tmp_path / "b.h5", "--no-consistency-check")
+    again = read_dataset(tmp_path / "b.h5")
+    for name in ("ids", "generations", "uncertainties", "origins", "splits"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(dataset, name), err_msg=name)
+    assert "it is in eV, not Hartree" in refused(tmp_path / "a.h5", "--energy-unit", "Hartree")
+    assert "--forces-key names nothing" in refused(tmp_path / "a.h5", "--forces-key", "forces")
+    out = tmp_path / "c.h5"
+    imported(tmp_path / "a.h5", "--gradient", "--no-consistency-check", "--to", out)
+    np.testing.assert_array_equal(read_dataset(out).forces, -dataset.forces)
+
+
+def test_keys_that_look_like_labels_are_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("2\nProperties=species:S:1:pos:R:3 free_energy=-31.0\nH 0 0 0\nH 0 0 0.74\n")
+    assert "although it holds free_energy" in refused(path)
+    assert "0 with energy" in imported(path, "--accept-unlabelled")
+    assert "1 with energy" in imported(path, "--energy-key", "free_energy")
+
+
+def test_lowest_is_noted_of_single_atoms(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\n\nO 0 0 0\n")
+    assert "note: --multiplicity lowest applies to single atoms" in imported(path, "--multiplicity", "lowest")
 
 
 # ── Into a campaign ──────────────────────────────────────────────────────────────────────────

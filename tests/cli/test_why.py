@@ -224,3 +224,11 @@ def test_what_hpcal_does_is_said_as_the_policies_have_it(failure):
     assert ("is not tried again" in text) == (found.retry is None)
     assert ("rejected" in text) == (found.structure is Answer.REJECT)
     assert ("its stage stops" in text) == (found.task is Answer.STOP)
+
+
+@pytest.mark.parametrize("words", [("why", "task:99999999999999999999"), ("trace", "99999999999999999999")])
+def test_ids_that_no_column_holds_are_not_there(broken: Path, words: tuple[str, str]) -> None:
+    result = hpcal(words[0], broken, words[1])
+    assert result.exit_code == 2
+    assert "no such" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

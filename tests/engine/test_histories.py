@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from hpcal.core.walker import Split
-from hpcal.engine import completions, loop, records
+from hpcal.engine import claims, completions, loop, records
 from hpcal.engine.completions import Completions
 from hpcal.engine.loop import Controller
 from hpcal.engine.simulate import main, scratch
@@ -23,6 +23,7 @@ from hpcal.engine.simulation.world import spool_record, spool_start
 from hpcal.engine.spool import SpoolWriter
 from hpcal.store import ensembles, labels, queries, walkers
 from hpcal.store.lease import Lease
+from hpcal.store.tables import TaskRow
 
 CHUNK = 50
 STEPS = {
@@ -118,6 +119,14 @@ def nothing_is_dispatched_again() -> AbstractContextManager[Any]:
     return patch.object(Controller, "_dispatch_queued", lambda _self: None)
 
 
+def what_kills_its_worker_waits_again() -> AbstractContextManager[Any]:
+    def waits(session: Any, _context: Any, attempt: Any, *_: Any) -> str:
+        claims.give_back(session, [session.get_one(TaskRow, attempt.task_id)])
+        return ""
+
+    return patch.object(claims, "_set_aside", waits)
+
+
 MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
     "a second label is not noticed": (
         lambda: patch.object(labels, "attempts_of", lambda *_: {}),
@@ -158,6 +167,10 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
     "an ensemble is used before it is whole": (
         lambda: patch.object(ensembles, "add_member", lambda *_args, **_options: None),
         "an ensemble in training has a task",
+    ),
+    "what kills its worker is not set aside": (
+        what_kills_its_worker_waits_again,
+        "it ended as failed|what kills its worker is set aside",
     ),
     "the planner sees no tasks": (
         lambda: patch.object(loop.tasks, "unfinished", lambda *_: []),

@@ -13,7 +13,7 @@ from exchange.molecules import NUMBERS, Frames, water
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE, KCAL_PER_MOL
-from hpcal.exchange.consistency import CONFIDENCE, FEWEST, consistency, median_interval, stretched
+from hpcal.exchange.consistency import CONFIDENCE, FEWEST, agrees, consistency, median_interval, stretched
 from hpcal.exchange.files import read_found
 from hpcal.exchange.found import Found, FoundFrame, ReadOptions, UnitsRead
 
@@ -236,3 +236,11 @@ def test_zuo2020_is_periodic_and_bound() -> None:
         assert item.counts.elements == (number,)
         assert low < np.median(per_atom) < high
         assert item.counts.stresses == 0
+
+
+def test_random_forces_agree_with_nothing() -> None:
+    forces = np.random.default_rng(5).normal(size=WATERS.forces.shape)
+    judged = consistency(found(replace(WATERS, forces=forces)))
+    assert judged.interval is not None
+    assert not agrees(judged.interval)
+    assert judged.note is not None

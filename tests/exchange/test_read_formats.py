@@ -22,6 +22,7 @@ from hpcal.core.units import BOHR, HARTREE, KCAL_PER_MOL
 from hpcal.core.walker import Split
 from hpcal.exchange.files import read_dataset, read_found, read_labelled, read_structures
 from hpcal.exchange.found import Found, ReadOptions, is_unknown
+from hpcal.exchange.levels import told_apart
 
 GIVEN = LevelOfTheory(code="orca", version="4.2", method="PBE", settings={"basis": "def2-SVP"})
 FRAMES = water(12)
@@ -450,3 +451,57 @@ def test_levels_of_frames(tmp_path: Path) -> None:
     mixed = read_found(tmp_path / "c.xyz")
     assert mixed.level is None
     assert [level.method for level in mixed.levels] == ["PBE", "PBE0"]
+
+
+def test_a_unit_of_forces_that_the_file_states_is_kept_when_that_of_energies_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    content = {"coordinates": FRAMES.positions, "energies": FRAMES.energies / KCAL_PER_MOL}
+    content |= {"forces": FRAMES.forces, "species": np.array([b"O", b"H", b"H"])}
+    h5(path, {"water": content}, {"forces": "eV/angstrom"})
+    read = read_found(path, ReadOptions(energy_unit="kcal/mol"))
+    assert (read.units.energy, read.units.force, read.units.source) == ("kcal/mol", "eV/Å", "given")
+    np.testing.assert_allclose(arrays(read)[2], FRAMES.forces)
+    with pytest.raises(FormatError, match="says that it is in eV/Å, not Hartree/Å"):
+        read_found(path, ReadOptions(energy_unit="kcal/mol", force_unit="Hartree/A"))
+    h5(path, {"water": content | {"coordinates": FRAMES.positions / BOHR}}, {"energies": "kcal/mol"})
+    read = read_found(path, ReadOptions(length_unit="bohr", force_unit="eV/A"))
+    np.testing.assert_allclose(arrays(read)[0], FRAMES.positions)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_name_that_no_array_has_is_refused(tmp_path: Path, kind: str) -> None:
+    path = made(tmp_path, kind)
+    for key in ("energy_key", "forces_key", "stress_key"):
+        with pytest.raises(FormatError):
+            read_found(path, ReadOptions(**{key: "mistyped"}))
+
+
+def test_columns_that_may_be_forces_are_noted(tmp_path: Path) -> None:
+    path = molecules.extxyz(tmp_path / "a.extxyz", FRAMES)
+    path.write_text(path.read_text().replace("REF_forces", "dft_gradient"))
+    read = read_found(path)
+    assert read.counts.forces == 0
+    assert any("dft_gradient" in note and "--forces-key" in note for note in read.notes)
+
+
+def test_moments_say_the_multiplicity_of_molecules_that_state_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.extxyz"
+    text = "2\nProperties=species:S:1:pos:R:3:initial_magmoms:R:1 {}\nO 0 0 0 1.0\nO 0 0 1.2 {}\n"
+    for keys, moment, expected in (("", 1.0, 3), ("", -1.0, 1), ("multiplicity=5", 1.0, 5)):
+        path.write_text(text.format(keys, moment))
+        assert read_structures(path)[0].multiplicity == expected
+    path.write_text(text.format("", 0.0))
+    with pytest.raises(FormatError, match="sum to 1 Bohr magnetons, and 16 electrons cannot have"):
+        read_structures(path)
+    with ase.db.connect(tmp_path / "a.db", use_lock_file=False) as db:
+        db.write(Atoms("O2", [[0, 0, 0], [0, 0, 1.2]], magmoms=[1.0, 1.0]))
+    assert read_structures(tmp_path / "a.db")[0].multiplicity == 3
+
+
+def test_levels_of_equal_name_are_told_apart(tmp_path: Path) -> None:
+    other = LevelOfTheory(code="orca", version="5.0", method="PBE", settings={"basis": "def2-SVP", "grid": 7})
+    assert told_apart([GIVEN, other]) == [
+        "PBE/def2-SVP (orca), version 4.2, no grid",
+        "PBE/def2-SVP (orca), version 5.0, grid=7",
+    ]
+    assert told_apart([GIVEN]) == [str(GIVEN)]

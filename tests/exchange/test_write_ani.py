@@ -27,10 +27,11 @@ def test_torchani_reads_what_is_written(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         from torchani.datasets import ANIDataset
     dataset = molecules(30)
-    assert write_ani(tmp_path / "a.h5", dataset) == []
+    (note,) = write_ani(tmp_path / "a.h5", dataset)
+    assert "origins of structures, generations, uncertainties at selection" in note
     found = ANIDataset(tmp_path / "a.h5", verbose=False)
     assert found.num_conformers == 30
-    assert found.properties == {"species", "coordinates", "energies", "forces"}
+    assert found.properties == {"species", "coordinates", "energies", "forces", "split"}
     seen = []
     for group in found.values():
         for numbers, positions, energy, forces in zip(
@@ -69,7 +70,7 @@ def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
 def test_charges_have_a_place_and_are_noted(tmp_path: Path) -> None:
     dataset = molecules(4)
     dataset = replace(dataset, charges=np.array([0, 1, 0, -1]), multiplicities=np.array([1, 2, 3, 1]))
-    (note,) = write_ani(tmp_path / "a.h5", dataset)
+    note, _ = write_ani(tmp_path / "a.h5", dataset)
     assert "`charge` and `multiplicity`" in note
     with h5py.File(tmp_path / "a.h5") as file:
         states = {
@@ -83,7 +84,7 @@ def test_charges_have_a_place_and_are_noted(tmp_path: Path) -> None:
 
 def test_labels_without_forces(tmp_path: Path) -> None:
     dataset = molecules(6)
-    (note,) = write_ani(tmp_path / "a.h5", replace(dataset, forces=np.full_like(dataset.forces, np.nan)))
+    note, _ = write_ani(tmp_path / "a.h5", replace(dataset, forces=np.full_like(dataset.forces, np.nan)))
     assert "energies only" in note
     with h5py.File(tmp_path / "a.h5") as file:
         assert all("forces" not in group for group in file.values())
@@ -118,3 +119,25 @@ def test_hpcal_reads_it_back(tmp_path: Path) -> None:
         j = place[structure.content_hash]
         assert found.energies[i] == pytest.approx(dataset.energies[j], rel=1e-15)
         np.testing.assert_allclose(found.forces_of(i), dataset.forces_of(j), rtol=1e-15)
+
+
+def test_splits_come_back(tmp_path: Path) -> None:
+    splits = ["train", "test", "validation", "test", "train", "calibration"]
+    dataset = replace(molecules(6), splits=np.array(splits))
+    write_ani(tmp_path / "a.h5", dataset)
+    again = read_dataset(tmp_path / "a.h5")
+    by_energy = {round(float(e), 6): s for e, s in zip(again.energies, again.splits, strict=True)}
+    assert [by_energy[round(float(e), 6)] for e in dataset.energies] == splits
+
+
+def test_structures_that_moments_alone_tell_apart_are_refused(tmp_path: Path) -> None:
+    structures = [
+        Structure(numbers=[8, 8], positions=[[0, 0, 0], [0, 0, 1.2]], magnetic_moments=[m, -m])
+        for m in (0.0, 1.0)
+    ]
+    labels = [Label(energy=float(i), forces=np.zeros((2, 3)), level=LEVEL) for i in range(2)]
+    with pytest.raises(InputError, match="cannot hold 2 of 2 structures.*initial moments alone"):
+        write_ani(tmp_path / "a.h5", Dataset.of(structures, labels))
+    same = [replace(label, energy=1.0) for label in labels]
+    (note,) = write_ani(tmp_path / "a.h5", Dataset.of(structures, same))
+    assert "initial magnetic moments" in note

@@ -99,3 +99,20 @@ def test_hpcal_reads_it_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.forces, dataset.forces)
     np.testing.assert_allclose(found.stresses, dataset.stresses, rtol=1e-15)
     np.testing.assert_array_equal(found.dipoles, dataset.dipoles)
+
+
+def test_origins_of_dipoles_and_schemes_of_charges_come_back(tmp_path: Path) -> None:
+    dataset = made_up(6)
+    origins = np.where(np.isfinite(dataset.dipoles), 0.5, np.nan)
+    write_ase_db(tmp_path / "a.db", replace(dataset, dipole_origins=origins))
+    again = read_dataset(tmp_path / "a.db")
+    np.testing.assert_array_equal(again.dipole_origins, origins)
+    assert again.charge_schemes.tolist() == dataset.charge_schemes.tolist()
+
+
+def test_a_stress_that_is_not_symmetric_is_refused(tmp_path: Path) -> None:
+    dataset = made_up(6)
+    stresses = dataset.stresses.copy()
+    stresses[3, 0, 1] += 0.01
+    with pytest.raises(InputError, match=r"1 of 6 structures \(the first is 103\): .*not symmetric"):
+        write_ase_db(tmp_path / "a.db", replace(dataset, stresses=stresses))

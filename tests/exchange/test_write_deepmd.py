@@ -39,8 +39,10 @@ def frames(root: Path) -> list[dict]:
 
 def test_every_frame_is_there_in_ev_and_angstrom(tmp_path: Path) -> None:
     dataset = replace(made_up(40), charges=np.zeros(40, dtype=int), multiplicities=np.ones(40, dtype=int))
-    (note,) = write_deepmd(tmp_path / "out", dataset)
+    note, left_out = write_deepmd(tmp_path / "out", dataset)
     assert note.startswith("10 structures have no forces")
+    for words in ("level of theory (wb97x", "dipoles", "partial charges", "initial magnetic moments"):
+        assert words in left_out
     found = frames(tmp_path / "out")
     assert len(found) == 40
     for frame in found:
@@ -118,7 +120,7 @@ def test_only_deepmd_data_give_way(tmp_path: Path) -> None:
 def test_states_of_a_formula(tmp_path: Path) -> None:
     dataset = molecules(10)
     ions = replace(dataset, charges=np.where(dataset.sizes == 5, -2, 0))
-    (note,) = write_deepmd(tmp_path / "ions", ions)
+    note, _ = write_deepmd(tmp_path / "ions", ions)
     assert "2 structures are charged or no singlets" in note
     charges = np.zeros(10, dtype=int)
     charges[2] = 2  # one of the waters, in another order of atoms than the first

@@ -284,3 +284,11 @@ def test_text_fits_a_terminal_and_examples_are_counted() -> None:
     assert "and 6 more" in text
     assert "coverage" in text
     assert len(found(report, "energy_outliers").examples) == 2
+
+
+def test_a_composition_that_occurs_once_is_no_outlier_of_the_others() -> None:
+    pairs = frames(40)
+    structure, label = pairs[7]
+    alone = replace(structure, numbers=np.full(len(structure), 2))
+    pairs[7] = (alone, replace(label, energy=label.energy + 15.0))
+    assert "outlying_energies" not in kinds(checked(pairs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,16 @@ from hpcal.core.arrays import AnyArray, FloatArray, IntArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
+from hpcal.exchange.found import is_unknown
+from hpcal.exchange.levels import told_apart
+
+NOT_STATED: Final = "not stated"
+
+
+def _names(records: Sequence[LevelOfTheory | None]) -> tuple[str, ...]:
+    stated = [record for record in records if record is not None]
+    names = dict(zip(stated, told_apart(stated), strict=True))
+    return tuple(NOT_STATED if record is None else names[record] for record in records)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,11 +32,12 @@ class Collection:
     Attributes:
         data: the arrays; its splits are those that leakage is looked for between.
         levels: (n,) places in ``level_names``.
-        level_names: the levels of theory.
+        level_names: the levels of theory, those of equal name with what they differ in.
         families: (n,) walker of each structure, -1 where none is known.
         sources: (n,) places in ``source_names``.
         source_names: names of files; empty for a store.
         ids: (n,) numbers of frames in their file, from 1, or ids of structures in a store.
+        level_records: the levels of theory themselves, None for one that is not stated; empty for a store.
     """
 
     data: Dataset
@@ -36,6 +47,7 @@ class Collection:
     sources: IntArray
     source_names: tuple[str, ...]
     ids: IntArray
+    level_records: tuple[LevelOfTheory | None, ...] = ()
 
     @classmethod
     def of_labels(
@@ -48,19 +60,21 @@ class Collection:
         families: Sequence[int] | None = None,
     ) -> Collection:
         """The frames of a file, in order."""
-        known: dict[LevelOfTheory, int] = {}
-        levels = [known.setdefault(label.level, len(known)) for label in labels]
+        known: dict[LevelOfTheory | None, int] = {}
+        levels = [
+            known.setdefault(None if is_unknown(label.level) else label.level, len(known)) for label in labels
+        ]
         first = labels[0].level
         alike = [label if label.level == first else replace(label, level=first) for label in labels]
         data = replace(Dataset.of(structures, alike), splits=np.array([str(s) for s in splits]))
-        return cls._of_file(data, levels, tuple(map(str, known)), source, families)
+        return cls._of_file(data, levels, tuple(known), source, families)
 
     @classmethod
     def _of_file(
         cls,
         data: Dataset,
         levels: Sequence[int],
-        names: tuple[str, ...],
+        records: tuple[LevelOfTheory | None, ...],
         source: str,
         families: Sequence[int] | None,
     ) -> Collection:
@@ -68,7 +82,8 @@ class Collection:
         return cls(
             data=data,
             levels=np.asarray(levels, dtype=np.int64),
-            level_names=names,
+            level_names=_names(records),
+            level_records=records,
             families=np.full(n, -1) if families is None else np.asarray(families, dtype=np.int64),
             sources=np.zeros(n, dtype=np.int64),
             source_names=(source,),
@@ -83,10 +98,10 @@ class Collection:
         """
         if len(parts) == 1:
             return parts[0]
-        names = tuple(dict.fromkeys(name for part in parts for name in part.level_names))
+        records = tuple(dict.fromkeys(record for part in parts for record in part.level_records))
         levels, families, splits, most = [], [], [], 0
         for part in parts:
-            levels.append(np.array([names.index(name) for name in part.level_names])[part.levels])
+            levels.append(np.array([records.index(record) for record in part.level_records])[part.levels])
             families.append(np.where(part.families < 0, -1, part.families + most))
             most = max(most, int(families[-1].max()) + 1)
             file = part.source_names[0]
@@ -96,7 +111,8 @@ class Collection:
         return cls(
             data=replace(data, splits=np.concatenate(splits)),
             levels=np.concatenate(levels),
-            level_names=names,
+            level_names=_names(records),
+            level_records=records,
             families=np.concatenate(families),
             sources=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
             source_names=tuple(part.source_names[0] for part in parts),

@@ -136,7 +136,7 @@ def _near(collection: Collection, twins: Twins, near: float, limit: int) -> list
         Example(
             where=(t.i, t.j),
             detail=f"{collection.formulas[t.i]}: no atom further than {t.displacement:.4f} Å from its place",
-            value=-t.displacement,
+            value=t.displacement,
         )
         for t in nearest.values()
     ]
@@ -148,6 +148,7 @@ def _near(collection: Collection, twins: Twins, near: float, limit: int) -> list
         "neighbouring frames of one trajectory, as a rule. Split by trajectory, not by frame.",
         cases,
         limit=limit,
+        smallest=True,
     )
 
 

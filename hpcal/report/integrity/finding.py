@@ -83,12 +83,14 @@ def worst(
     *,
     limit: int,
     count: int | None = None,
+    smallest: bool = False,
 ) -> list[Finding]:
-    """A finding with its worst cases (largest value first), or nothing without any case."""
+    """A finding with its worst cases (largest value first, or smallest), or nothing without any case."""
     found = list(cases)
     if not found:
         return []
-    found.sort(key=lambda case: (-(case.value or 0.0), case.where))
+    sign = 1.0 if smallest else -1.0
+    found.sort(key=lambda case: (sign * (case.value or 0.0), case.where))
     return [
         Finding(
             kind=kind,

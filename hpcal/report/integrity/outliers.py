@@ -106,7 +106,7 @@ def _energies(collection: Collection, limit: int) -> list[Finding]:
     # by the same measure, but nothing real is off by as much as another unit.
     alone = np.zeros(len(collection), dtype=bool)
     for group in collection.compositions:
-        alone[group.index] = len(group.numbers) == 1
+        alone[group.index] = len(group.numbers) == 1 or len(group.index) == 1
     absurd = np.flatnonzero(size > ABSURD_EV)
     outside = np.flatnonzero((np.abs(np.nan_to_num(z)) > Z_LIMIT) & (size <= ABSURD_EV) & ~alone)
     found = []

@@ -7,10 +7,8 @@ from collections import Counter
 import numpy as np
 
 from hpcal.core.structure import parity_problem
-from hpcal.report.integrity.collection import Collection
+from hpcal.report.integrity.collection import NOT_STATED, Collection
 from hpcal.report.integrity.finding import Example, Finding, Severity, worst
-
-NOT_STATED = "not stated"
 
 
 def state_findings(collection: Collection, *, limit: int) -> list[Finding]:
