@@ -172,6 +172,14 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
         what_kills_its_worker_waits_again,
         "it ended as failed|what kills its worker is set aside",
     ),
+    "errors are not summed again": (
+        lambda: patch.object(ensembles, "sum_errors", lambda *_: None),
+        "errors of an ensemble are those of its rows",
+    ),
+    "origins are counted twice": (
+        lambda: patch.object(ensembles, "origins_between", lambda *_: [(Split.TRAIN, "minimum", 99)]),
+        "origins of a data set are those of its labels",
+    ),
     "the planner sees no tasks": (
         lambda: patch.object(loop.tasks, "unfinished", lambda *_: []),
         "the controller waits although nothing is under way|finishes within",

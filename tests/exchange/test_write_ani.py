@@ -136,7 +136,7 @@ def test_structures_that_moments_alone_tell_apart_are_refused(tmp_path: Path) ->
         for m in (0.0, 1.0)
     ]
     labels = [Label(energy=float(i), forces=np.zeros((2, 3)), level=LEVEL) for i in range(2)]
-    with pytest.raises(InputError, match="cannot hold 2 of 2 structures.*initial moments alone"):
+    with pytest.raises(InputError, match=r"cannot hold 2 of 2 structures.*initial moments alone"):
         write_ani(tmp_path / "a.h5", Dataset.of(structures, labels))
     same = [replace(label, energy=1.0) for label in labels]
     (note,) = write_ani(tmp_path / "a.h5", Dataset.of(structures, same))

@@ -158,6 +158,25 @@ AT_THE_END: Final[Mapping[str, str]] = {
     ),
     "no ensemble is left undecided": "SELECT id FROM ensemble WHERE state IN ('training', 'trained')",
     "every foreign key has its row": "PRAGMA foreign_key_check",
+    "errors of an ensemble are those of its rows": (
+        "SELECT e.id, json_extract(e.errors, '$.test.count'), json_extract(e.errors, "
+        "'$.test.force_rmse_ev_per_ang'), count(s.id), "
+        "sqrt(sum(s.n_atoms * s.force_rmse * s.force_rmse) / sum(s.n_atoms)) AS rmse "
+        "FROM ensemble e JOIN score s ON s.ensemble_id = e.id "
+        "AND s.purpose = 'evaluate' AND s.split = 'test' GROUP BY e.id "
+        "HAVING count(s.id) <> coalesce(json_extract(e.errors, '$.test.count'), 0) "
+        "OR abs(rmse - coalesce(json_extract(e.errors, '$.test.force_rmse_ev_per_ang'), 0)) > 1e-9"
+    ),
+    "origins of a data set are those of its labels": (
+        "SELECT d.id, l.split, s.origin, count(*) FROM dataset d JOIN label l ON l.seq <= d.last_seq "
+        "AND l.level_of_theory_id = d.level_of_theory_id AND l.split IN ('train', 'validation') "
+        "JOIN structure s ON s.id = l.structure_id GROUP BY d.id, l.split, s.origin "
+        "HAVING count(*) <> coalesce(json_extract(d.origins, '$.' || l.split || '.' || s.origin), 0)"
+    ),
+    "an evaluation says whose it is": (
+        "SELECT c.id FROM score c JOIN structure s ON s.id = c.structure_id WHERE c.purpose = 'evaluate' AND "
+        "(c.split <> s.split OR c.n_atoms <> s.n_atoms OR c.family <> coalesce(s.walker_id, -s.id))"
+    ),
 }
 FILES: Final[Mapping[str, str]] = {
     "shard": "SELECT path, sha256 FROM shard",
