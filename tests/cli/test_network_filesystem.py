@@ -77,6 +77,7 @@ def test_a_second_controller_is_refused_and_told_who_holds_it(running):
     assert f"process {process.pid} on {os.uname().nodename}" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_dead_one_is_taken_over_and_nothing_is_lost(running):
     root, process = running
     process.kill()

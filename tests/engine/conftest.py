@@ -6,26 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.campaigns import CAMPAIGN
 
 from hpcal.core.ensemble import EnsembleManifest, MemberFile, file_sha256
 from hpcal.potentials.morse import Morse
-
-CAMPAIGN = """
-name: tiny
-seed: 3
-structures: {{smiles: "O"}}
-label: {{labeler: teacher, model: {teacher}}}
-potential: {{kind: morse, members: 4}}
-bootstrap:
-  - {{sampler: random_displacement, count: 16, amplitude_A: 0.08}}
-sampling:
-  - {{sampler: langevin, walkers: 8, batch: 8, time_ps: 0.05, temperature_K: 900, stride: 5}}
-uncertainty: {{metric: force_std, threshold: {threshold}}}
-selection: {{batch: 8, audit_share: 0.2}}
-splits: {{audit_walkers: 0.4}}
-stop: {stop}
-tasks: {{sample_steps: 40, max_label_chunk: 4}}
-"""
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from support.campaigns import SLOTS, query, run_inline
+from support.campaigns import CAMPAIGN, SLOTS, query, run_inline
 
 from hpcal.core.errors import CampaignHeld, InputError
 from hpcal.core.label import Label, LevelOfTheory
@@ -27,8 +28,20 @@ pytestmark = pytest.mark.stores
 UNITS = UnitsRead(energy="eV", length="Å", force="eV/Å", source="given")
 
 
+@pytest.fixture(scope="module")
+def finished(teacher, tmp_path_factory) -> Path:
+    """A finished campaign in SQLite, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = folder / "tiny.yaml"
+    file.write_text(CAMPAIGN.format(teacher=teacher, stop="{labels: 24, generations: 2}", threshold="0.02"))
+    run_inline(file, folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture
-def root(campaign_file, tmp_path) -> Path:
+def root(database, finished, campaign_file, tmp_path) -> Path:
+    if database == "sqlite":
+        return Path(shutil.copytree(finished, tmp_path / "run"))
     run_inline(campaign_file(stop="{labels: 24, generations: 2}"), tmp_path / "run")
     return tmp_path / "run"
 

@@ -43,7 +43,7 @@ def play(seeds: range, folder: Path) -> Any:
     return measure(seeds, folder, folder / "kinds")[0]
 
 
-@pytest.mark.parametrize("first", range(0, 40, 20))
+@pytest.mark.parametrize("first", [0, pytest.param(20, marks=pytest.mark.slow)])
 def test_histories_keep_every_promise(first, folder):
     total = play(range(first, first + 20), folder)
     assert total.commits > 15

@@ -97,6 +97,7 @@ def test_an_attempt_that_comes_to_its_end_late_finishes_its_task(campaign_file, 
     assert content(root) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look_seconds", [0.0, pytest.param(1e6, marks=pytest.mark.slow)])
 def test_a_second_label_is_recorded_as_a_duplicate_with_both_attempts(
     campaign_file, tmp_path, monkeypatch, look_seconds
@@ -137,6 +138,7 @@ def test_a_second_label_is_recorded_as_a_duplicate_with_both_attempts(
     assert len(query(root, "SELECT 1 FROM event WHERE kind = 'duplicate_label'")) == len(ids)
 
 
+@pytest.mark.slow
 def test_a_late_label_of_a_task_that_was_given_up_is_kept(campaign_file, tmp_path, calls):
     file, root = campaign_file(), tmp_path / "run"
     file.write_text(file.read_text().replace("tasks: {", "tasks: {max_losses: 1, "))
@@ -172,6 +174,7 @@ def test_a_late_sampling_whose_task_is_being_tried_again_waits_for_that(campaign
     assert content(root) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_reports_that_come_twice_or_of_attempts_unknown_change_nothing(campaign_file, tmp_path):
     root = tmp_path / "run"
     run_inline(campaign_file(), root)
@@ -202,6 +205,7 @@ def stopped_at(campaign_file, root: Path, kind: str) -> Stray:
     return stray
 
 
+@pytest.mark.slow
 def test_no_spool_is_removed_before_its_records_are_durable(campaign_file, tmp_path, monkeypatch):
     root = tmp_path / "run"
     stray = stopped_at(campaign_file, root, "label")
@@ -227,6 +231,7 @@ def test_no_spool_is_removed_before_its_records_are_durable(campaign_file, tmp_p
     assert len(query(root, f"SELECT 1 FROM label WHERE attempt_id = {stray.lost.attempt_id}")) == 4
 
 
+@pytest.mark.slow
 def test_a_real_spool_torn_at_any_byte_gives_the_labels_before(campaign_file, tmp_path):
     root = tmp_path / "run"
     stray = stopped_at(campaign_file, root, "label")
@@ -314,6 +319,7 @@ def test_kept_spools_are_looked_at_only_when_they_have_changed(tmp_path):
     assert kept.due(now=True) == {}
 
 
+@pytest.mark.slow
 def test_the_spool_of_a_lost_attempt_goes_a_while_after_its_task(campaign_file, tmp_path, monkeypatch):
     root = tmp_path / "run"
     stray = Stray("label", 2, stop=False)

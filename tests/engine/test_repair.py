@@ -89,6 +89,7 @@ def test_a_damaged_shard_is_written_again_with_the_recorded_hash(campaign_file, 
     assert content(root) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_shard_that_does_not_come_out_again_stops_the_campaign(campaign_file, tmp_path):
     root = tmp_path / "run"
     stopped(campaign_file, root)
@@ -104,6 +105,7 @@ def test_a_shard_that_does_not_come_out_again_stops_the_campaign(campaign_file, 
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_member_is_trained_again_and_comes_out_the_same(campaign_file, tmp_path, damage):
     root = tmp_path / "run"
@@ -130,6 +132,7 @@ def test_a_damaged_member_is_trained_again_and_comes_out_the_same(campaign_file,
     assert query(root, first) == query(tmp_path / "whole", first)
 
 
+@pytest.mark.slow
 def test_an_ensemble_that_cannot_be_made_again_gives_way_to_a_new_one(campaign_file, tmp_path, monkeypatch):
     root = tmp_path / "run"
     file = stopped(campaign_file, root)
@@ -156,6 +159,7 @@ def test_an_ensemble_that_cannot_be_made_again_gives_way_to_a_new_one(campaign_f
     assert damaged(root) == []
 
 
+@pytest.mark.slow
 def test_no_training_starts_from_an_ensemble_that_was_given_up(campaign_file, tmp_path):
     root = tmp_path / "run"
     stopped(campaign_file, root)

@@ -14,6 +14,24 @@ from hpcal.engine.start import begin, take_up
 from hpcal.engine.tasks import run_attempt
 from hpcal.store.database import Store
 
+CAMPAIGN = """
+name: tiny
+seed: 3
+structures: {{smiles: "O"}}
+label: {{labeler: teacher, model: {teacher}}}
+potential: {{kind: morse, members: 4}}
+bootstrap:
+  - {{sampler: random_displacement, count: 16, amplitude_A: 0.08}}
+sampling:
+  - {{sampler: langevin, walkers: 8, batch: 8, time_ps: 0.05, temperature_K: 900, stride: 5}}
+uncertainty: {{metric: force_std, threshold: {threshold}}}
+selection: {{batch: 8, audit_share: 0.2}}
+splits: {{audit_walkers: 0.4}}
+stop: {stop}
+tasks: {{sample_steps: 40, max_label_chunk: 4}}
+"""
+"""A campaign that ends in seconds: water with a Morse teacher and an ensemble of Morse potentials."""
+
 SLOTS = {"label": 1, "sample": 1, "train": 1}
 SITE = {"name": "inline", "pools": {pool: {"slots": 1, "workers_per_node": 1} for pool in SLOTS}}
 
