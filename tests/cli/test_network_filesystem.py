@@ -106,6 +106,7 @@ def test_one_on_another_host_is_judged_by_its_counter_alone(running, monkeypatch
     assert time.monotonic() - began >= 2.0
 
 
+@pytest.mark.slow
 def test_the_campaign_is_the_same_as_on_a_local_disk(here, monkeypatch):
     for kind in ("network", "local"):
         monkeypatch.setenv(location.FILESYSTEM_VARIABLE, kind)

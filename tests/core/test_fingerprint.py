@@ -106,6 +106,7 @@ def test_what_does_not_change_the_geometry_does_not_change_what_is_found(name: s
             assert same_geometry(structure, other)
 
 
+@pytest.mark.slow
 def test_no_near_duplicate_is_missed_in_10000_random_cases() -> None:
     """Each pair is displaced by up to 99.9 % of the tolerance, half of them by all of that each atom."""
     rng = np.random.default_rng(2)
