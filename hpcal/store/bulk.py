@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import BigInteger, Dialect, Float, Integer, LargeBinary, Table, func, select, text
 from sqlalchemy.orm import Session
-from sqlalchemy.types import JSON
 
 from hpcal.core import elements
 from hpcal.core.arrays import AnyArray, FloatArray
@@ -32,12 +31,12 @@ from hpcal.store.transitions import StructureState
 
 Values = Sequence[Any]
 
+# JSON travels as its text; what psycopg takes for json it would encode once more.
 _COPY_TYPES: Final = {
     BigInteger: "int8",
     Integer: "int4",
     Float: "float8",
     LargeBinary: "bytea",
-    JSON: "json",
 }
 
 
