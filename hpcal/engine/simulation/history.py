@@ -124,6 +124,11 @@ class History:
             for _ in range(RESUMED if self.world.nature.poison else 0):
                 # Several poisonous structures in a row look like a broken stage: somebody resumes.
                 end = self._live(self._life()) if end == "failed" else end
+            if end == "failed" and self.world.nature.poison and not self._ever_labelled():
+                # Where nothing was ever labelled, structures that kill their workers look like a
+                # broken machine: that the stage stops with its cause is what is promised.
+                self.outcome.ends["nothing to learn from"] += 1
+                return
             if end not in ("finished", "nothing to learn from"):
                 raise Violation(f"broken: without faults the campaign finishes; it ended as {end}")
         self._check_end()
@@ -315,6 +320,10 @@ class History:
         finally:
             go.set()
             thread.join()
+
+    def _ever_labelled(self) -> bool:
+        query = "SELECT 1 FROM label WHERE attempt_id IS NOT NULL LIMIT 1"
+        return self.watch is not None and bool(self.watch.rows(query))
 
     def _taken_over(self, wake: Any, go: threading.Event) -> str:
         wake_at = 3 + int(self.rng.expovariate(1 / 40))
