@@ -25,7 +25,6 @@ XYZ: Final = (".extxyz", ".xyz")
 HDF5: Final = (".h5", ".hdf5")
 ASE: Final = (".db",)
 DATA: Final = (*XYZ, *HDF5, *ASE)
-_OWN: Final = tuple(split for split in Split if split is not Split.REFERENCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ def _labelled(session: Session, root: Path, wanted: Selection) -> Dataset:
     if row.level_of_theory_id is None:
         raise InputError(f"{root} holds a campaign that was never begun")
     up_to: int | None = None
-    default: tuple[Split, ...] = _OWN
+    default: tuple[Split, ...] = queries.OWN
     if wanted.generation is not None:
         trained = (EnsembleState.PROMOTED, EnsembleState.REFUSED, EnsembleState.TRAINED)
         found = [e for e in queries.ensembles(session, *trained) if e.generation == wanted.generation]

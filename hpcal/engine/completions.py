@@ -17,7 +17,7 @@ from hpcal.engine.completed import Completed
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Report, now
 from hpcal.engine.endings import Ended, Results, read_results
-from hpcal.engine.failures import Answer, BadHost, answer_task, bad_host, limits_of, tried
+from hpcal.engine.failures import Answer, BadHost, answer_task, bad_host, last_line, limits_of, tried
 from hpcal.engine.late import KEPT_SECONDS, KeptSpools, files_in
 from hpcal.engine.records import record_all
 from hpcal.engine.tasks import STAGES
@@ -336,7 +336,7 @@ class Completions:
             task_id=task.id, failure_class=str(failure),
         )  # fmt: skip
         verb = "was lost" if lost else f"failed ({failure})"
-        message = f"task {task.id} ({task.kind}) {verb}: {_last_line(text)}"
+        message = f"task {task.id} ({task.kind}) {verb}: {last_line(text)}"
         answer = answer_task(failure, tried(self._context, task), limits_of(self._context))
         if answer is Answer.LARGER:
             return [message, self._enlarged(session, task)]
@@ -370,7 +370,7 @@ class Completions:
         if task.kind == "train":
             ensemble = ensembles.get(session, task.inputs["ensemble_id"])
             if repair.is_restoration(task):
-                why = f"training again failed: {_last_line(text)}"
+                why = f"training again failed: {last_line(text)}"
                 messages.append(repair.replaced(session, self._context, ensemble, why))
             elif ensemble.state is EnsembleState.TRAINING:
                 ensembles.move(ensemble, EnsembleState.FAILED)
@@ -399,7 +399,7 @@ class Completions:
         after.hosts[host] = found
         text = (
             f"host {host} is set aside: the last {found.count} attempts on it failed one after the other, "
-            f"the last one with: {_last_line(found.reason)}"
+            f"the last one with: {last_line(found.reason)}"
         )
         add_event(session, epoch, "host_set_aside", text, host=host, count=found.count, reason=found.reason)
         return [text]
@@ -410,7 +410,7 @@ class Completions:
             pools = self._context.dispatcher.set_aside(host)
             if pools:
                 reason = (
-                    f"host {host} failed {found.count} attempts in a row ({_last_line(found.reason)}), and "
+                    f"host {host} failed {found.count} attempts in a row ({last_line(found.reason)}), and "
                     f"the pools {', '.join(pools)} have no other host; mend it, or give another --site, and "
                     f"go on with `hpcal resume {self._context.folders.root}`"
                 )
@@ -432,8 +432,3 @@ def _over(task: TaskRow) -> bool:
 
 def _long_over(task: TaskRow) -> bool:
     return _over(task) and time.time() - (task.finished or 0.0) > KEPT_SECONDS
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "no reason was given"

@@ -147,6 +147,12 @@ def tried(context: Context, task: TaskRow, structure: Broken | None = None) -> T
     return Tried(failures=counts.failures, losses=counts.losses, size=task.size, larger=larger)
 
 
+def last_line(text: str) -> str:
+    """The last line of what was said of a failure, such as the end of a traceback."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no reason was given"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BadHost:
     """Why a host is set aside: how many attempts in a row it failed, and the last reason."""

@@ -129,11 +129,12 @@ def _rescore(session: Session, context: Context, task: TaskRow) -> Payload:
 
 def _select(session: Session, context: Context, task: TaskRow) -> Payload:
     ids = task.inputs["structure_ids"]
+    values = structures.latest_values(session, ids)
     return {
         **_scoring(session, context, task.inputs["ensemble_id"]),
         "selector": context.spec.selection.part.as_dict(),
         "candidates": [
-            {"id": i, "structure": s, "value": structures.latest_value(session, i)}
+            {"id": i, "structure": s, "value": values.get(i)}
             for i, s in structures.structures_of(session, ids)
         ],
         "shards": _shards(session, context, task.inputs["last_seq"]),

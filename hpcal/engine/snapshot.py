@@ -9,6 +9,7 @@ from typing import Any
 from hpcal.core.walker import Split
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.context import Context
+from hpcal.engine.failures import last_line
 from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
 from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, View
@@ -210,17 +211,17 @@ def failed_stage(session: Session, epoch: int) -> str | None:
             log = failures.last_log(session, bug.id)
             return (
                 f"stage {kind}: task {bug.id} failed every time by a fault of hpcal or of a plugin: "
-                f"{_last_line(bug.error or '')}; its traceback is in {log}"
+                f"{last_line(bug.error or '')}; its traceback is in {log}"
             )
         states = queries.last_task_states(session, kind, epoch, ALL_FAILED)
         if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
             cause = next((error for _, error in states if error), "no cause was recorded")
-            return f"stage {kind}: the last {ALL_FAILED} tasks failed: {_last_line(cause)}"
+            return f"stage {kind}: the last {ALL_FAILED} tasks failed: {last_line(cause)}"
     if "train" in failed and queries.failed_in_a_row(session) >= ALL_FAILED:
         trainings = queries.last_task_states(session, "train", epoch, ALL_FAILED * 8)
         errors = [error for state, error in trainings if state is TaskState.FAILED and error]
         if errors:
-            return f"stage train: the last {ALL_FAILED} ensembles failed: {_last_line(errors[0])}"
+            return f"stage train: the last {ALL_FAILED} ensembles failed: {last_line(errors[0])}"
     rejected, example = queries.rejected_since_label(session, epoch)
     if rejected >= ALL_REJECTED:
         return f"stage label: {rejected} structures in a row were turned away, such as: {example}"
@@ -232,8 +233,3 @@ def failed_stage(session: Session, epoch: int) -> str | None:
             "temperature, a weaker bias, or a larger bootstrap"
         )
     return None
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else text

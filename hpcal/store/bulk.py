@@ -104,13 +104,11 @@ def add_structures(
     *,
     origin: str | list[str],
     state: StructureState,
-    hashes: Sequence[str] | None = None,
     **columns: Any,
 ) -> range:
     """Adds the structures of a data set; returns their ids, in its order.
 
     Args:
-        hashes: content hashes where they are known already.
         columns: further columns, as for :func:`insert_columns`.
     """
     n = len(dataset)
@@ -118,7 +116,7 @@ def add_structures(
     numbers = _slices(dataset.numbers, dataset.offsets, "u1")
     made: dict[str, Any] = {
         "id": ids,
-        "hash": content_hashes(dataset) if hashes is None else list(hashes),
+        "hash": content_hashes(dataset),
         "fingerprint": fingerprints_of(dataset).tolist(),
         "state": str(state),
         "origin": origin,

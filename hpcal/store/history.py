@@ -13,7 +13,6 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.errors import InputError
-from hpcal.core.walker import Split
 from hpcal.store import queries
 from hpcal.store.tables import (
     AttemptRow,
@@ -33,9 +32,6 @@ from hpcal.store.transitions import EnsembleState, StructureState, TaskState
 
 Counts = dict[tuple[Any, ...], int]
 """Number of rows for each combination of the grouped columns; words as plain strings."""
-
-OWN: Final = tuple(split for split in Split if split is not Split.REFERENCE)
-"""Splits of the campaign's own structures."""
 
 ERROR_LENGTH: Final = 400
 """Characters of an error that are read for grouping failures by cause."""
@@ -189,7 +185,7 @@ def label_origins(session: Session) -> Counts:
     counts = _counts(
         session,
         select(StructureRow.generation, StructureRow.origin, func.count()).where(
-            StructureRow.split.in_(OWN), StructureRow.state == StructureState.LABELLED
+            StructureRow.split.in_(queries.OWN), StructureRow.state == StructureState.LABELLED
         ),
     )
     taken_back = session.execute(

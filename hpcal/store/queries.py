@@ -31,6 +31,8 @@ LEARNING_ORIGINS = (*BOOTSTRAP_ORIGINS, "sample", "file")
 """Origins of structures that may be learned from."""
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
+OWN = (*LEARNING, *AUDITING)
+"""Splits of the campaign's own structures: all but the fixed reference set."""
 UNFINISHED = text(f"structure.{tables.UNFINISHED}")
 START = text(f"structure.{tables.START}")
 ALIVE = text(f"walker.{tables.ALIVE}")

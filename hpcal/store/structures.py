@@ -200,16 +200,6 @@ def add_score(
     )
 
 
-def latest_value(session: Session, structure_id: int) -> float | None:
-    """The newest value of the trigger metric of a structure."""
-    return session.scalar(
-        select(ScoreRow.value)
-        .where(ScoreRow.structure_id == structure_id, ScoreRow.purpose.in_(("sample", "rescore")))
-        .order_by(ScoreRow.id.desc())
-        .limit(1)
-    )
-
-
 def add_decision(
     session: Session, structure_id: int, decision: str, rule: str, reason: str, **columns: Any
 ) -> None:
