@@ -30,11 +30,6 @@ from hpcal.store.transitions import EnsembleState, StructureState
 from hpcal.store.twins import Twins
 
 
-def record(done: Completed) -> list[str]:
-    """Writes the results of one attempt; returns what a person would want to hear of it."""
-    return record_all([done])
-
-
 def record_all(done: Sequence[Completed]) -> list[str]:
     """Writes the results of attempts in the order given; labels of all of them together."""
     messages: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,14 +98,24 @@ class Lease:
 def _alive(engine: Engine, holder: Campaign) -> bool:
     if holder.lease_host == socket.gethostname():
         return process_alive(holder.lease_pid, holder.lease_process_start)
+
+    def counter() -> int | None:
+        with Session(engine) as session:
+            now, host = session.execute(select(Campaign.lease_counter, Campaign.lease_host)).one()
+        return None if host is None else int(now)
+
+    return advances(counter, holder.lease_counter)
+
+
+def advances(counter: Callable[[], int | None], seen: int) -> bool:
+    """Whether a counter moves on within ``WATCH_SECONDS``; None says that its holder has gone."""
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(min(1.0, WATCH_SECONDS / 10))
-        with Session(engine) as session:
-            counter, host = session.execute(select(Campaign.lease_counter, Campaign.lease_host)).one()
-        if host is None:
+        now = counter()
+        if now is None:
             return False
-        if counter != holder.lease_counter:
+        if now != seen:
             return True
     return False
 

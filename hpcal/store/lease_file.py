@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import threading
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,7 @@ from typing import Final
 import psutil
 
 from hpcal.core.errors import CampaignHeld
-from hpcal.store import lease
-from hpcal.store.lease import process_alive
+from hpcal.store.lease import advances, process_alive
 from hpcal.store.location import LEASE_FILE
 
 _LOCK: Final = threading.Lock()
@@ -76,23 +74,16 @@ def refuse_held(folder: Path) -> None:
     seen = HolderRecord.read(folder)
     if seen is None or seen.known_dead or (seen.host, seen.pid) == (socket.gethostname(), os.getpid()):
         return
-    if seen.host == socket.gethostname() or _advances(folder, seen):
+
+    def counter() -> int | None:
+        now = HolderRecord.read(folder)
+        return None if now is None else now.counter
+
+    if seen.host == socket.gethostname() or advances(counter, seen.counter):
         raise CampaignHeld(
             f"the campaign in {folder} is run by process {seen.pid} on {seen.host}; stop that one with "
             "`hpcal stop`, or wait for it"
         )
-
-
-def _advances(folder: Path, seen: HolderRecord) -> bool:
-    deadline = time.monotonic() + lease.WATCH_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(min(1.0, lease.WATCH_SECONDS / 10))
-        now = HolderRecord.read(folder)
-        if now is None:
-            return False
-        if now.counter != seen.counter:
-            return True
-    return False
 
 
 def withdraw(folder: Path, holder: HolderRecord) -> None:
