@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpcal.core.errors import FailureClass
+from hpcal.engine.spool import BLOCK_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ class InlineDispatcher:
 
 def here() -> dict[str, str | int | None]:
     """Host, process and Parsl's block, for reports."""
-    block = os.environ.get("PARSL_WORKER_BLOCK_ID")
+    block = os.environ.get(BLOCK_VARIABLE)
     return {"host": socket.gethostname(), "pid": os.getpid(), "block": block}
 
 

@@ -31,8 +31,12 @@ MAGIC: Final = b"hpcalsp"
 VERSION: Final = 1
 _START: Final = MAGIC + bytes([VERSION])
 _PREFIX: Final = struct.Struct("<II")
+_HEAD_BYTES: Final = 4096
+BLOCK_VARIABLE: Final = "PARSL_WORKER_BLOCK_ID"
 FLUSH_INTERVAL_S: Final = 1.0
 """Seconds after which an appended record is on the disk at the latest."""
+BEAT_SECONDS: Final = 5.0
+"""Seconds after which the file is touched at the latest: the attempt lives."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,8 +75,9 @@ class SpoolWriter:
         self._failure: OSError | None = None
         self._file = self._create()
         self._end = 0
-        self._write(_START + _record(codec.pack({"attempt": attempt, "epoch": epoch})))
-        self._flusher = threading.Thread(target=self._flush_in_time, name="spool-flush", daemon=True)
+        identity = {"attempt": attempt, "epoch": epoch, "block": os.environ.get(BLOCK_VARIABLE)}
+        self._write(_START + _record(codec.pack(identity)))
+        self._flusher = threading.Thread(target=self._beat, name="spool-flush", daemon=True)
         self._flusher.start()
 
     def append(self, value: Any) -> None:
@@ -143,10 +148,14 @@ class SpoolWriter:
             self._failure = error
             raise self._failed(error) from error
 
-    def _flush_in_time(self) -> None:
-        while self._dirty.wait() and not self._closing.wait(self._interval):
-            with suppress(TaskFailure):  # kept, and raised by the next append or at the end
-                self.flush()
+    def _beat(self) -> None:
+        while not self._closing.is_set():
+            if not self._dirty.wait(BEAT_SECONDS):
+                with suppress(OSError):
+                    os.utime(self._file)
+            elif not self._closing.wait(self._interval):
+                with suppress(TaskFailure):  # kept, and raised by the next append or at the end
+                    self.flush()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -183,6 +192,18 @@ def read_spool(path: Path) -> Spool:
         values=values,
         ignored_bytes=len(data) - end,
     )
+
+
+def begun_in(path: Path) -> str | None:
+    """Block of the worker that began a spool; None where there is none, or its start is not readable yet."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_HEAD_BYTES)
+        payloads, _ = _whole_records(data, len(_START))
+        block: str | None = codec.unpack(payloads[0]).get("block") if payloads else None
+    except (OSError, FormatError):
+        return None
+    return block
 
 
 def _record(payload: bytes) -> bytes:

@@ -499,7 +499,7 @@ def report_from(host: str, block: str) -> Report:
 
 
 def test_blocks_on_a_host_set_aside_are_held_and_replaced():
-    from hpcal.engine.parsl_dispatch import PoolHosts
+    from hpcal.engine.parsl_watch import PoolHosts
 
     executor = Executor(blocks=3, max_blocks=3)
     hosts = PoolHosts(executor=executor, local=False)
@@ -518,7 +518,7 @@ def test_blocks_on_a_host_set_aside_are_held_and_replaced():
 def test_a_pool_whose_only_host_is_set_aside_says_so():
     import socket
 
-    from hpcal.engine.parsl_dispatch import PoolHosts
+    from hpcal.engine.parsl_watch import PoolHosts
 
     full = PoolHosts(executor=Executor(blocks=1, max_blocks=1), local=False)
     full.reported(report_from("n1", "0"))
