@@ -1,0 +1,343 @@
+"""Blocks of workers as batch jobs, whichever the scheduler: a mixin before one of Parsl's providers.
+
+A provider asks nothing of its base but the settings and the batch script. What it does otherwise:
+
+- **A submission that fails is owed, not raised.** Parsl would count it as a failed block and try
+  again every quarter of a second. Here the block is pending, under a ticket in place of a job's
+  id, and is handed in again after a pause that grows from 1 s to 60 s. What the scheduler will
+  never take (:class:`~hpcal.sites.answers.Refused`) is tried twice, then its block has failed.
+- **Only an answer changes a block.** Where the scheduler fails to answer, statuses stay.
+- **A job that the scheduler has forgotten has ended**, unless it was handed in just now and not
+  seen since.
+- How each job ended, in the scheduler's words, is reported once.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from parsl.jobs.states import JobState, JobStatus
+
+from hpcal.sites.answers import FORGOTTEN, End, Refused, how_ended
+from hpcal.sites.scheduler import MARK, Job, Scheduler, SchedulerError, SchedulerState
+
+REFUSALS: Final = 2
+"""Times that a scheduler may refuse a block for good before the block has failed."""
+_TICKET: Final = "owed:"
+_LONGEST_PAUSE_S: Final = 60.0
+_CANCEL_TRIES: Final = 3
+_SOON_S: Final = 0.25
+
+_PARSL_STATES: Final = {
+    End.NORMAL: JobState.COMPLETED,
+    End.TIMEOUT: JobState.TIMEOUT,
+    End.CANCELLED: JobState.CANCELLED,
+    End.LOST: JobState.TIMEOUT,  # Parsl has no state of its own for it; it is no failure either
+    End.FAILED: JobState.FAILED,
+}
+
+logger = logging.getLogger("parsl.hpcal.blocks")
+"""Below Parsl's, so that it goes where Parsl's log goes."""
+
+
+class BackOff:
+    """The pause after failures in a row: 1, 2, 4 … 60 s."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._until = 0.0
+
+    def failed(self) -> None:
+        """Lengthens the pause, which begins now."""
+        pause_s = min(_LONGEST_PAUSE_S, 2.0**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        self._until = time.monotonic() + pause_s
+
+    def succeeded(self) -> None:
+        """Ends the pause; the next failure is the first."""
+        self._failures, self._until = 0, 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the next try; 0 if it may be made now."""
+        return max(0.0, self._until - time.monotonic())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchScript:
+    """A batch script as written, and where its job will write."""
+
+    path: Path
+    stdout: Path
+    stderr: Path
+
+
+@dataclass(kw_only=True)
+class Block:
+    """A block from the provider's side.
+
+    Attributes:
+        known_as: the id that Parsl knows: the job's, or a ticket if the first submission failed.
+        mark: of its job in the scheduler, unique.
+        write: writes its batch script.
+        script: once written.
+        job: as the scheduler last told of it; None while the block is owed.
+        handed_in_at: when the scheduler took it, on the monotonic clock, in s.
+        seen: the scheduler has told of its job since.
+        tries: times that it was handed in.
+        refusals: times that the scheduler refused it for good.
+        words: of the scheduler when a submission failed last; empty if none did.
+        cancelled: by this provider.
+        ended: its job is known to have ended, or it never had one and never will.
+        failed: as a block of workers; None until judged (see ``block_errors``).
+    """
+
+    known_as: str = ""
+    mark: str
+    write: Callable[[], BatchScript]
+    script: BatchScript | None = None
+    job: Job | None = None
+    handed_in_at: float = 0.0
+    seen: bool = False
+    tries: int = 0
+    refusals: int = 0
+    words: str = ""
+    cancelled: bool = False
+    ended: bool = False
+    failed: bool | None = None
+
+    @property
+    def owed(self) -> bool:
+        """Whether it has still to be handed in."""
+        return self.job is None and not self.ended
+
+    @property
+    def watched(self) -> bool:
+        """Whether its job has been handed in and has not ended."""
+        return self.job is not None and not self.ended
+
+    @property
+    def state(self) -> JobState:
+        """Parsl's word for where it stands."""
+        if self.cancelled:
+            return JobState.CANCELLED
+        if self.job is None:
+            return JobState.FAILED if self.ended else JobState.PENDING
+        if self.ended:
+            return _PARSL_STATES[how_ended(self.job)]
+        return JobState.RUNNING if self.job.state is SchedulerState.RUNNING else JobState.PENDING
+
+    def status(self) -> JobStatus:
+        """For Parsl; a new one each time, because HTEX writes into it."""
+        return JobStatus(
+            self.state,
+            message=(self.job.reason if self.job else self.words) or None,
+            exit_code=self.job.exit_code if self.job else None,
+            stdout_path=str(self.script.stdout) if self.script else None,
+            stderr_path=str(self.script.stderr) if self.script else None,
+        )
+
+
+class SchedulerBlocks:
+    """Before a provider of Parsl in the list of bases; :meth:`_write_script` is for the subclass.
+
+    Parsl calls it from one thread at a time.
+
+    Args:
+        scheduler: that takes the jobs.
+        run_id: of the campaign; part of each job's mark, ``hpcal:RUN_ID:POOL.N.TOKEN``.
+        pool: name of the pool of workers.
+        poll_seconds: between two looks at the jobs.
+        grace_seconds: after its submission in which a job may be unknown to the scheduler.
+        ended: called once for each block whose job has ended, with the id that Parsl knows
+            (``executor.job_ids_to_block`` has its block) and the job; or None.
+        options: for Parsl's provider.
+    """
+
+    script_dir: str | None
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        run_id: str,
+        pool: str,
+        poll_seconds: float = 60.0,
+        grace_seconds: float = 60.0,
+        ended: Callable[[str, Job], None] | None = None,
+        **options: Any,
+    ) -> None:
+        self.scheduler = scheduler
+        self.run_id = run_id
+        self.pool = pool
+        self.poll_seconds = poll_seconds
+        self.grace_seconds = grace_seconds
+        self.ended = ended
+        self.blocks: dict[str, Block] = {}
+        """All blocks by the id that Parsl knows, in the order of submission."""
+        self.ended_blocks: list[Block] = []
+        """Those that have ended, in the order in which that was seen."""
+        self.bad_starts = BackOff()
+        """The pause after blocks that failed; for who judges them."""
+        self._refusals = BackOff()
+        self._token = secrets.token_hex(3)
+        self._looked_at = float("-inf")
+        super().__init__(**options)
+
+    @property
+    def status_polling_interval(self) -> float:
+        """Seconds until Parsl should ask for statuses again; soon while blocks are owed."""
+        if any(block.owed for block in self.blocks.values()):
+            return min(self.poll_seconds, max(self.pause_s, _SOON_S))
+        return self.poll_seconds
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until a block may be handed in."""
+        return max(self._refusals.left_s, self.bad_starts.left_s)
+
+    @property
+    def waiting(self) -> Mapping[str, str]:
+        """Why blocks that have not started have not: the scheduler's words by the id Parsl knows."""
+        pending = [block for block in self.blocks.values() if block.state == JobState.PENDING]
+        return {block.known_as: (block.job.reason if block.job else block.words) for block in pending}
+
+    def submit(self, command: str, tasks_per_node: int, job_name: str = "hpcal") -> str:
+        """Hands in a block; where the scheduler does not take it now, it is owed.
+
+        Returns:
+            The job's id, or a ticket that stands for it from now on.
+        """
+        number = len(self.blocks)
+        block = Block(
+            mark=f"{MARK}{self.run_id}:{self.pool}.{number}.{self._token}",
+            write=lambda: self._write_script(command, tasks_per_node, job_name),
+        )
+        if not self.pause_s:
+            self._hand_in(block)
+        block.known_as = block.job.id if block.job else f"{_TICKET}{block.mark}"
+        self.blocks[block.known_as] = block
+        return block.known_as
+
+    def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
+        """Where blocks stand, after handing in what is owed and, once a poll is due, a look."""
+        for block in [block for block in self.blocks.values() if block.owed]:
+            if self.pause_s:
+                break
+            self._hand_in(block)
+        # A little early rather than a whole call of Parsl's too late.
+        if time.monotonic() >= self._looked_at + self.poll_seconds - _SOON_S:
+            self._look()
+        return [self.blocks[job_id].status() for job_id in job_ids]
+
+    def cancel(self, job_ids: Sequence[str]) -> list[bool]:
+        """Ends blocks; False for all whose jobs the scheduler could not be told to end."""
+        blocks = [self.blocks[job_id] for job_id in job_ids]
+        for block in blocks:
+            if block.owed:
+                with suppress(SchedulerError):  # if it did arrive, it is a stray like any other
+                    self._find(block)
+        told = self._cancel([block.job.id for block in blocks if block.watched and block.job])
+        for block in blocks:
+            if told or not block.watched:
+                block.cancelled = True
+                block.ended = block.ended or block.job is None
+        return [block.cancelled for block in blocks]
+
+    def cancel_all(self) -> None:
+        """Ends all blocks, as for a pool that is given up, whose blocks Parsl would leave."""
+        self.cancel([known_as for known_as, block in self.blocks.items() if not block.ended])
+
+    def _write_script(self, command: str, tasks_per_node: int, job_name: str) -> BatchScript:
+        """Writes the batch script of a block.
+
+        Args:
+            command: that starts the workers, not wrapped by the launcher yet.
+            tasks_per_node: times that the launcher starts it on each node.
+            job_name: a name for the job, unique in this executor.
+        """
+        raise NotImplementedError
+
+    def _hand_in(self, block: Block) -> None:
+        """One try; whether it succeeded is told by the block."""
+        try:
+            if block.script is None:
+                block.script = block.write()
+            if not self._find(block):
+                block.tries += 1
+                job_id = self.scheduler.submit(block.script.path, mark=block.mark)
+                self._taken(block, Job(id=job_id, state=SchedulerState.PENDING, mark=block.mark))
+        except Refused as error:
+            self._not_taken(block, error)
+            block.refusals += 1
+            block.ended = block.refusals >= REFUSALS
+            if block.ended:
+                self.ended_blocks.append(block)
+        except (SchedulerError, OSError) as error:
+            self._not_taken(block, error)
+        else:
+            self._refusals.succeeded()
+
+    def _find(self, block: Block) -> bool:
+        """Whether an earlier try reached the scheduler after all."""
+        if not block.tries:
+            return False
+        found = self.scheduler.marked(block.mark)
+        if found:
+            self._taken(block, found[0])
+        return bool(found)
+
+    def _taken(self, block: Block, job: Job) -> None:
+        logger.info("pool %s: the scheduler took block %s as job %s", self.pool, block.mark, job.id)
+        block.job = job
+        block.handed_in_at = time.monotonic()
+
+    def _not_taken(self, block: Block, error: Exception) -> None:
+        block.words = str(error)
+        self._refusals.failed()
+        logger.warning("pool %s: no block, next try in %.0f s: %s", self.pool, self.pause_s, error)
+
+    def _look(self) -> None:
+        self._looked_at = time.monotonic()
+        watched = {block.job.id: block for block in self.blocks.values() if block.watched and block.job}
+        if not watched:
+            return
+        try:
+            jobs = self.scheduler.look(list(watched))
+        except SchedulerError as error:
+            logger.warning("pool %s: statuses are kept: %s", self.pool, error)
+            return
+        for job_id, block in watched.items():
+            if job_id in jobs:
+                self._seen(block, jobs[job_id])
+
+    def _seen(self, block: Block, job: Job) -> None:
+        ended = job.state is SchedulerState.ENDED
+        fresh = time.monotonic() - block.handed_in_at < self.grace_seconds
+        if job.reason == FORGOTTEN and fresh and not block.seen:
+            return
+        block.job, block.ended, block.seen = job, ended, True
+        if not ended:
+            return
+        logger.info("pool %s: job %s has ended: %s", self.pool, job.id, job.reason or "no reason given")
+        self.ended_blocks.append(block)
+        if self.ended is not None:
+            self.ended(block.known_as, job)
+
+    def _cancel(self, job_ids: list[str]) -> bool:
+        for tried in range(_CANCEL_TRIES if job_ids else 0):
+            try:
+                self.scheduler.cancel(job_ids)
+                return True
+            except SchedulerError as error:
+                logger.warning("pool %s: jobs %s are not cancelled: %s", self.pool, job_ids, error)
+                if tried + 1 < _CANCEL_TRIES:
+                    time.sleep(2.0**tried)
+        return not job_ids
