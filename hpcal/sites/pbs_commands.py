@@ -1,0 +1,318 @@
+"""PBS (OpenPBS and PBS Pro) as a :class:`~hpcal.sites.scheduler.Scheduler`: its words and formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hpcal.sites.scheduler import Job, SchedulerError, SchedulerState, command
+
+MARK_VARIABLE: Final = "HPCAL_MARK"
+"""PBS knows no comment at submission; a variable of the job's own stays in its ``Variable_List``."""
+
+_LOOKS_FOR_LATE: Final = 3
+_LATE_PAUSE_S: Final = 2.0
+_STUCK_S: Final = 60.0
+"""PBS gives a deleted job some seconds to end by itself (kill_delay); one that needs longer is stuck."""
+
+_STATES: Final = {
+    "F": SchedulerState.ENDED,
+    "X": SchedulerState.ENDED,
+    "H": SchedulerState.PENDING,
+    "M": SchedulerState.PENDING,
+    "Q": SchedulerState.PENDING,
+    "T": SchedulerState.PENDING,
+    "W": SchedulerState.PENDING,
+}
+"""The other states (running, exiting, suspended and what is yet to come) count as running."""
+
+_FORGOTTEN: Final = ("Unknown Job Id", "has finished")
+_CANNOT_BE_DELETED: Final = (*_FORGOTTEN, "invalid for state of job", "Delete already in progress")
+_NO_HISTORY: Final = "not configured to maintain job history"
+
+# Negative values of Exit_status, as OpenPBS documents them in src/include/job.h.
+_EXITS: Final = {
+    -1: "could not be started, before its files were there",
+    -2: "could not be started, after its files were there",
+    -3: "could not be started, and was to be tried again",
+    -4: "aborted when the node's PBS started anew",
+    -5: "aborted when the node's PBS started anew, with a checkpoint that cannot move",
+    -6: "aborted when the node's PBS started anew, with a checkpoint that can move",
+    -7: "could not be restarted from its checkpoint",
+    -10: "the user or group is not known on the node",
+    -11: "run again by PBS",
+    -12: "checkpointed and ended",
+    -13: "wrong password",
+    -14: "run again by PBS, because another node of it failed",
+    -15: "queued again to restart from a checkpoint",
+    -16: "refused by a hook of the site, to be tried again",
+    -17: "refused by a hook of the site",
+    -18: "queued again by a hook of the site",
+    -19: "deleted by a hook of the site",
+    -20: "its first node could not be reached",
+    -21: "a folder of PBS on the node is not safe",
+    -22: "a hook of the site failed or took too long",
+    -23: "no Kerberos credentials",
+    -24: "more CPUs used than asked for, in a burst",
+    -25: "more CPUs used than asked for",
+    -26: "more virtual memory used than asked for",
+    -27: "more memory used than asked for",
+    -28: "more CPU time used than asked for",
+    -29: "walltime exceeded",
+    -30: "its nodes did not find together",
+    -31: "more huge pages used than asked for",
+    -32: "run again by PBS, because processes of it could not be ended",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What ``qstat -f`` says of a job."""
+
+    state: str
+    comment: str
+    exit_status: int | None
+    mark: str
+
+
+class PBS:
+    """The commands of a PBS.
+
+    Args:
+        timeout_s: seconds after which a command counts as not answered.
+    """
+
+    def __init__(self, timeout_s: float = 60.0) -> None:
+        self._timeout_s = timeout_s
+        self._asks_history = True
+        self._deleted: dict[str, float] = {}
+
+    def history(self) -> bool:
+        """Whether PBS still tells of jobs that have ended; it does not by default.
+
+        Raises:
+            SchedulerError: PBS did not answer.
+        """
+        done = self._run("qstat", "-x", "0")  # whether there is such a job does not matter
+        if _NO_HISTORY in done.stderr:
+            return False
+        if done.returncode == 0:
+            return bool(done.stdout.strip())
+        if "Unknown Job Id" in done.stderr:
+            return True
+        raise _failed(done)
+
+    def submit(self, script: Path, *, mark: str, after: str | None = None) -> str:
+        """Hands in a batch script; see :meth:`hpcal.sites.scheduler.Scheduler.submit`."""
+        if not re.fullmatch(r"[\w:.@+-]+", mark):
+            raise SchedulerError(
+                f"PBS cannot keep the mark {mark!r}: only letters, digits and _ : . @ + - do"
+            )
+        if after is not None and self._ended(after):
+            after = None  # PBS would refuse the job, or hold it for ever
+        try:
+            done = self._qsub(script, mark, after)
+        except SchedulerError:
+            late = self._late(mark)
+            if late is None:
+                raise
+            return late
+        if done.returncode != 0 and after is not None and self._ended(after):
+            done = self._qsub(script, mark, None)
+        ids = [line for line in map(str.strip, done.stdout.splitlines()) if re.match(r"\d+\S*$", line)]
+        if done.returncode != 0 or not ids:  # sites may print more than the id, but the id last
+            raise _failed(done)
+        return ids[-1]
+
+    def look(self, ids: Sequence[str]) -> Mapping[str, Job]:
+        """Where jobs stand; see :meth:`hpcal.sites.scheduler.Scheduler.look`."""
+        if not ids:  # would be a question for all jobs of all users
+            return {}
+        found, done = self._ask(ids)
+        if not found and done.returncode != 0:
+            raise _failed(done)
+        # Some versions print only the first of several jobs (openpbs issue 2672).
+        return {id_: found[id_] if id_ in found else self._look_at(id_) for id_ in ids}
+
+    def marked(self, prefix: str) -> list[Job]:
+        """This user's jobs that have not ended and whose mark begins so."""
+        # Not `qstat -u`, which prints a table even where JSON is asked for.
+        done = self._run("qselect", "-u", pwd.getpwuid(os.getuid()).pw_name)
+        if done.returncode != 0:
+            raise _failed(done)
+        jobs = self.look(done.stdout.split()).values()
+        return [job for job in jobs if job.state is not SchedulerState.ENDED and job.mark.startswith(prefix)]
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Ends jobs; those that have ended already are left out without complaint.
+
+        A job that is still there a minute after it was first cancelled, as on a node that has gone
+        down, is taken from PBS's books by force when it is cancelled again.
+        """
+        now = time.monotonic()
+        stuck = [id_ for id_ in ids if now - self._deleted.get(id_, now) >= _STUCK_S]
+        for words, chosen in (((), [id_ for id_ in ids if id_ not in stuck]), (("-W", "force"), stuck)):
+            if not chosen:
+                continue
+            done = self._run("qdel", *words, *chosen)
+            for id_ in chosen:
+                self._deleted.setdefault(id_, now)
+            if done.returncode != 0 and not _all_say(done.stderr, _CANNOT_BE_DELETED):
+                raise _failed(done)
+
+    def _qsub(self, script: Path, mark: str, after: str | None) -> subprocess.CompletedProcess[str]:
+        depend = () if after is None else ("-W", f"depend=afterany:{after}")
+        return self._run("qsub", "-v", f"{MARK_VARIABLE}={mark}", *depend, str(script))
+
+    def _late(self, mark: str) -> str | None:
+        """The job of a submission that did not answer, if it reached PBS."""
+        for look in range(_LOOKS_FOR_LATE):
+            if look:
+                time.sleep(_LATE_PAUSE_S)
+            with suppress(SchedulerError):  # whatever made the submission fail may do so here
+                for job in self.marked(mark):
+                    if job.mark == mark:
+                        return job.id
+        return None
+
+    def _ended(self, id_: str) -> bool:
+        return self.look([id_])[id_].state is SchedulerState.ENDED
+
+    def _look_at(self, id_: str) -> Job:
+        """A job of which PBS said nothing when it was asked for several."""
+        found, done = self._ask([id_])
+        if id_ not in found and done.returncode == 0 and self._asks_history:
+            found, done = self._ask([id_], history=False)  # no history, and no word about that
+        if id_ not in found:
+            raise _failed(done)
+        return found[id_]
+
+    def _ask(
+        self, ids: Sequence[str], *, history: bool = True
+    ) -> tuple[dict[str, Job], subprocess.CompletedProcess[str]]:
+        """What PBS says of jobs in one reply, whatever its exit code, and the reply.
+
+        One unknown id makes the exit code 153 with all other jobs in the reply. A job that the
+        reply does not mention is missing from what is returned: that is no sign of its end.
+        """
+        history = history and self._asks_history
+        done = self._run("qstat", *(["-x"] if history else []), "-f", "-F", "json", *ids)
+        if history and _NO_HISTORY in done.stderr:
+            self._asks_history = False
+            return self._ask(ids)
+        records = _records(done.stdout)
+        forgotten = _forgotten(done.stderr)
+        found = {}
+        for id_ in ids:
+            number = _number(id_)
+            if number in records:
+                found[id_] = _job(id_, records[number])
+            elif number in forgotten:
+                found[id_] = Job(id=id_, state=SchedulerState.ENDED, reason=forgotten[number])
+        return found, done
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return command(words, self._timeout_s)
+
+
+def _failed(done: subprocess.CompletedProcess[str]) -> SchedulerError:
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    said = "; ".join(lines) or "nothing"
+    return SchedulerError(f"{' '.join(done.args)} failed with exit code {done.returncode} and said: {said}")
+
+
+def _all_say(text: str, words: Iterable[str]) -> bool:
+    return all(any(word in line for word in words) for line in text.splitlines() if line.strip())
+
+
+def _number(id_: str) -> str:
+    """The part of an id that is the same in all its spellings: the server's name is cut in some."""
+    return id_.split(".", maxsplit=1)[0]
+
+
+def _forgotten(errors: str) -> dict[str, str]:
+    """The jobs of which PBS says that they are no more, and its words."""
+    found = {}
+    for line in errors.splitlines():
+        words = next((words for words in _FORGOTTEN if words in line), None)
+        if words is not None:
+            for id_ in re.findall(r"\b\d+(?:\[\d*\])?\.\S+|\b\d+\b", line):
+                found[_number(id_)] = line.removeprefix("qstat:").strip()
+    return found
+
+
+def _job(id_: str, record: _Record) -> Job:
+    state = _STATES.get(record.state, SchedulerState.RUNNING)
+    reason, exit_code = record.comment, None
+    if state is SchedulerState.RUNNING:
+        reason = ""  # where and when it started
+    if state is SchedulerState.ENDED:
+        exit_code = record.exit_status
+        reason = "; ".join(filter(None, (_meaning(exit_code), record.comment)))
+    return Job(id=id_, state=state, reason=reason, exit_code=exit_code, mark=record.mark)
+
+
+def _meaning(exit_status: int | None) -> str:
+    if exit_status is None or 0 <= exit_status < 256:
+        return ""  # of the script itself
+    if exit_status >= 256:
+        return f"ended by signal {exit_status - 256}"
+    return _EXITS.get(exit_status, f"ended by PBS with Exit_status {exit_status}")
+
+
+def _records(text: str) -> dict[str, _Record]:
+    """Jobs by number of the reply to ``qstat -f -F json``, as far as it can be read."""
+    try:
+        jobs = json.loads(text, strict=False).get("Jobs", {})
+    except (ValueError, AttributeError):
+        return _scraped(text)
+    records = {_number(id_): _record(job) for id_, job in jobs.items()}
+    return {number: record for number, record in records.items() if record.state}
+
+
+def _record(job: Mapping[str, Any]) -> _Record:
+    status = job.get("Exit_status")
+    variables = job.get("Variable_List", {})
+    if isinstance(variables, str):
+        variables = dict(re.findall(r"(\w+)=([^,]*)", variables))
+    return _Record(
+        state=str(job.get("job_state", "")),
+        comment=str(job.get("comment", "")),
+        exit_status=None if status is None else int(status),
+        mark=str(variables.get(MARK_VARIABLE, "")),
+    )
+
+
+def _scraped(text: str) -> dict[str, _Record]:
+    r"""The same from a reply that is not JSON.
+
+    PBS is known to print variables of a job's environment as they are: ``\,`` and ``\'`` for what
+    it quotes itself, ``005`` as a number, shell functions without quotes (openpbs issues 1255, 2049).
+    """
+    parts = re.split(r'"(\d+(?:\[\d*\])?)(?:\.[^"\s]*)?"\s*:\s*\{', text)
+    records = {number: _scraped_record(part) for number, part in zip(parts[1::2], parts[2::2], strict=True)}
+    return {number: record for number, record in records.items() if record.state}  # a cut one has none
+
+
+def _scraped_record(text: str) -> _Record:
+    def value(name: str, pattern: str) -> str:
+        match = re.search(rf'(?<!\\)"{name}"\s*:\s*{pattern}', text)
+        return match[1] if match else ""
+
+    string = r'"((?:[^"\\]|\\.)*)"'
+    status = value("Exit_status", r'"?(-?\d+)')
+    return _Record(
+        state=value("job_state", string),
+        comment=re.sub(r"\\(.)", r"\1", value("comment", string)),
+        exit_status=int(status) if status else None,
+        mark=value(MARK_VARIABLE, string),
+    )
