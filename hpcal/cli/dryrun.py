@@ -220,6 +220,10 @@ class Nobody:
         """The pool that serves for ``wanted``."""
         return wanted if wanted in self._slots else "sample"
 
+    def room(self, wanted: str) -> float | None:  # noqa: ARG002
+        """No limit."""
+        return None
+
     def set_aside(self, host: str) -> tuple[str, ...]:  # noqa: ARG002
         """There are no hosts."""
         return ()

@@ -35,6 +35,8 @@ class Assignment:
         virtual: the campaign must not depend on when it is interrupted.
         size: times that the slot was enlarged, after work that ran out of memory or time.
         threads: threads that the work may use.
+        margin: seconds before the end of its batch job at which the work stops.
+        room: seconds that work has which begins with a batch job, or None where none ends.
     """
 
     attempt_id: int
@@ -53,6 +55,8 @@ class Assignment:
     virtual: bool = False
     size: int = 0
     threads: int = 1
+    margin: float = 0.0
+    room: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,10 @@ class Dispatcher(Protocol):
         """
         ...
 
+    def room(self, wanted: str) -> float | None:
+        """Seconds that work for ``wanted`` can have at most, larger pools included; None without limit."""
+        ...
+
     def set_aside(self, host: str) -> tuple[str, ...]:
         """Gives a host no more work; returns the pools that have no other host."""
         ...
@@ -141,6 +149,10 @@ class InlineDispatcher:
     def pool(self, wanted: str, size: int = 0) -> str:  # noqa: ARG002
         """The pool that serves for ``wanted``; this process is as large as it is."""
         return wanted if wanted in self._slots else "sample"
+
+    def room(self, wanted: str) -> float | None:  # noqa: ARG002
+        """No limit: this process has no walltime."""
+        return None
 
     def set_aside(self, host: str) -> tuple[str, ...]:  # noqa: ARG002
         """Does nothing: whatever fails here is answered by the caps of its tasks."""

@@ -20,6 +20,7 @@ from hpcal.engine.dispatch import Assignment, Report, now
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.parsl_config import parsl_config, parsl_log
+from hpcal.sites.pool import Pool
 from hpcal.sites.schema import Site
 
 GONE: Final = (ManagerLost, WorkerLost)
@@ -32,7 +33,7 @@ class ParslDispatcher:
     virtual = False
 
     def __init__(self, site: Site, run_dir: Path, run_id: str) -> None:
-        self._site = site
+        self._site, self._run_id = site, run_id
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._pools: dict[int, str] = {}
         self._exit = ExitStack()
@@ -44,7 +45,7 @@ class ParslDispatcher:
         self._hosts = {
             pool: PoolHosts(
                 executor=kernel.executors[pool],
-                local=(site.pools[pool].kind or site.kind) == "local",
+                local=site.kind_of(pool) == "local",
             )
             for pool in site.pools
         }
@@ -61,6 +62,10 @@ class ParslDispatcher:
         """The pool that serves for ``wanted``, or a larger one if the site names such a pool."""
         return self._site.larger(wanted, size)
 
+    def room(self, wanted: str) -> float | None:
+        """Seconds that work can have in its largest pool; None where blocks have no end."""
+        return self._site.room(wanted)
+
     def set_aside(self, host: str) -> tuple[str, ...]:
         """Gives a host no more work; returns the pools that have no other host."""
         return tuple(pool for pool, hosts in self._hosts.items() if not hosts.set_aside(host))
@@ -68,10 +73,14 @@ class ParslDispatcher:
     def submit(self, assignment: Assignment) -> None:
         """Hands an assignment to its pool."""
         pool = self._site.pool(assignment.pool)
-        seconds = assignment.seconds
-        if seconds is not None and pool.walltime_s is not None:
-            seconds = min(seconds, float(pool.walltime_s))
-        slot = replace(assignment, threads=pool.cores_per_worker, seconds=seconds)
+        local = self._site.kind_of(assignment.pool) == "local"
+        slot = replace(
+            assignment,
+            threads=pool.cores_per_worker,
+            margin=float(pool.walltime_margin),
+            room=None if local else pool.task_seconds,
+            scratch=_scratch(pool, assignment.scratch, self._run_id),
+        )
         future = self._apps[assignment.pool](slot)
         self._watch[assignment.pool].submitted(assignment)
         self._pools[assignment.attempt_id] = assignment.pool
@@ -103,6 +112,11 @@ class ParslDispatcher:
     def close(self) -> None:
         """Ends all workers."""
         self._exit.close()
+
+
+def _scratch(pool: Pool, usual: str, run_id: str) -> str:
+    """Folder of an attempt's own files; variables in it are those of the node."""
+    return usual if pool.scratch is None else str(Path(pool.scratch) / f"hpcal-{run_id}" / Path(usual).name)
 
 
 def _report(assignment: Assignment, future: Future[Any]) -> Report:

@@ -145,8 +145,9 @@ def plan(view: View, spec: CampaignSpec) -> list[Action]:
         Actions to record as tasks and dispatch, in order of urgency; empty while all there is to
         do is under way.
     """
-    if view.failed_stage is not None:
-        return [Fail(reason=view.failed_stage)]
+    failed = view.failed_stage or _label_too_long(view)
+    if failed is not None:
+        return [Fail(reason=failed)]
     if view.current is None and view.newest is None:
         return _begin(view, spec)
     reason = stop_reason(view, spec)
@@ -160,6 +161,18 @@ def plan(view: View, spec: CampaignSpec) -> list[Action]:
         *_label(view, spec),
         *_sample(view, spec),
     ]
+
+
+def _label_too_long(view: View) -> str | None:
+    """A sentence if labels, as measured, do not fit into the batch jobs of their pool."""
+    seconds, room = view.seconds.get("label"), view.label_room
+    if seconds is None or room is None or seconds <= room:
+        return None
+    return (
+        f"a label takes about {seconds:.0f} s, and a batch job of the pool label leaves {room:.0f} s for one "
+        "(its walltime less walltime_margin); give the pool a longer walltime or more cores_per_worker, or "
+        "name a larger pool in the site file"
+    )
 
 
 def stop_reason(view: View, spec: CampaignSpec) -> str | None:
@@ -312,7 +325,8 @@ def _to_label(view: View, spec: CampaignSpec) -> list[int]:
 def _chunk(view: View, spec: CampaignSpec, n: int, slots: int) -> int:
     """Structures in a task: as many as fill its aimed duration, but work for every slot."""
     tasks, seconds = spec.file.tasks, view.seconds.get("label")
-    by_time = tasks.max_label_chunk if not seconds else max(1, int(tasks.label_seconds / seconds))
+    aim = tasks.label_seconds if view.label_room is None else min(tasks.label_seconds, view.label_room)
+    by_time = tasks.max_label_chunk if not seconds else max(1, int(aim / seconds))
     return max(1, min(by_time, tasks.max_label_chunk, ceil(n / slots)))
 
 

@@ -59,6 +59,7 @@ def take(session: Session, context: Context) -> View:
         tasks=kinds,
         pools=pools,
         slots=slots,
+        label_room=dispatcher.room("label"),
         seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
         current=current,
         newest=newest,

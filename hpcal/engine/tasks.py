@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,8 @@ from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
 from hpcal.engine.dispatch import Assignment, Report, here, now
 from hpcal.engine.spool import SpoolWriter
 from hpcal.engine.work.context import Work, WorkInterrupted
+from hpcal.sites.block_end import seconds_left
+from hpcal.sites.devices import pin
 
 WORK: Final[Mapping[str, str]] = {
     "relax": "hpcal.engine.work.quantum:relax_seeds",
@@ -43,6 +47,9 @@ STAGES: Final[Mapping[str, str]] = {
 }
 """The pool that a kind of task is made for; a site may name a larger one for what does not fit."""
 
+LATE: Final = 0.5
+"""Share of a batch job: work that had less, and did not get done, is tried again in another one."""
+
 END: Final = "end"
 """Key of the last record of an attempt that came to its end."""
 
@@ -55,7 +62,9 @@ def run_attempt(assignment: Assignment) -> Report:
         ended = {"start": start, "end": now(), **here(), **how}
         return Report(attempt_id=assignment.attempt_id, message=message, **ended)  # type: ignore[arg-type]
 
+    assignment = replace(assignment, scratch=os.path.expanduser(os.path.expandvars(assignment.scratch)))
     try:
+        pin()
         _carry_out(assignment)
         return report()
     except WorkInterrupted:
@@ -89,7 +98,7 @@ def _carry_out(assignment: Assignment) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     inputs = _inputs(Path(assignment.payload))
     stop = StopFile(Path(assignment.stop_file))
-    deadline = Deadline.after(assignment.seconds, steps=assignment.steps, stop=stop)
+    deadline = Deadline.after(_seconds(assignment), steps=assignment.steps, stop=stop)
     if stop():
         raise WorkInterrupted
     spool = Path(assignment.spool)
@@ -103,9 +112,22 @@ def _carry_out(assignment: Assignment) -> None:
                 scratch=scratch,
                 threads=assignment.threads,
                 virtual=assignment.virtual,
+                late=_late(assignment, deadline),
             )
         )
         writer.append({END: True})
+
+
+def _seconds(assignment: Assignment) -> float | None:
+    """Wall budget: what the task is given, or what is left of its batch job."""
+    limits = (assignment.seconds, seconds_left(assignment.margin))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _late(assignment: Assignment, deadline: Deadline) -> bool:
+    """Whether it begins so late in its batch job that being out of time says nothing of the work."""
+    left = deadline.remaining()
+    return assignment.room is not None and left is not None and left < LATE * assignment.room
 
 
 def _inputs(payload: Path) -> Any:

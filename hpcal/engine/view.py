@@ -90,6 +90,7 @@ class View:
         pools: outstanding tasks by pool.
         slots: workers by pool.
         seconds: measured seconds per unit of work by kind.
+        label_room: seconds that a label can take at most before its batch job ends, or None.
         current: the promoted ensemble that drives sampling.
         newest: the ensemble of the highest generation.
         gaps: what evaluations are missing, newest ensemble first.
@@ -117,6 +118,7 @@ class View:
     pools: Mapping[str, int] = field(default_factory=dict)
     slots: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    label_room: float | None = None
     current: EnsembleView | None = None
     newest: EnsembleView | None = None
     gaps: tuple[Gap, ...] = ()

@@ -6,40 +6,43 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
-from parsl.jobs.error_handlers import windowed_error_handler
-from parsl.launchers import SimpleLauncher
+from parsl.launchers import MpiExecLauncher, MpiRunLauncher, SimpleLauncher, SrunLauncher
+from parsl.launchers.base import Launcher
 from parsl.providers import LocalProvider
+from parsl.providers.base import ExecutionProvider
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites import leash
-from hpcal.sites.schema import Pool, Site
+from hpcal.sites.addresses import controller_addresses
+from hpcal.sites.block_errors import block_error_handler
+from hpcal.sites.pbs_provider import PBSBlocks
+from hpcal.sites.pool import Pool
+from hpcal.sites.python_site import PythonSite, read_config
+from hpcal.sites.scheduler import Job
+from hpcal.sites.schema import Site
+from hpcal.sites.slurm_provider import SlurmBlocks
+from hpcal.sites.worker_init import RUN_VARIABLE, interpreter, worker_init
 
-RUN_VARIABLE: Final = "HPCAL_RUN_ID"
-"""Set for all workers and what they start, so that a campaign's strays can be told from others."""
+Ended = Callable[[str, str, Job], None]
+"""Is told the pool, the job's id as Parsl knows it, and how the job ended."""
 
-_THREAD_VARIABLES: Final = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-_FAILED_BLOCKS: Final = 5
-"""Blocks that fail in a row before a pool counts as broken."""
+_MANAGER: Final = "parsl.executors.high_throughput.process_worker_pool"
+_LOCAL_BEATS: Final = (2, 10)
+_BATCH_BEATS: Final = (15, 90)
+"""Seconds between signs of life, and of silence after which somebody counts as lost."""
 _STRATEGY_PERIOD_S: Final = 0.25
 _POLL_MS: Final = 100
 
 
-def parsl_config(site: Site, run_dir: Path, run_id: str) -> Config:
+def parsl_config(site: Site, run_dir: Path, run_id: str, ended: Ended | None = None) -> Config:
     """Parsl's configuration of a site.
 
     To be called, and loaded, in the main thread of the controller: its blocks end with this
@@ -47,16 +50,24 @@ def parsl_config(site: Site, run_dir: Path, run_id: str) -> Config:
 
     Args:
         run_dir: folder for Parsl's own files, inside the campaign's; made if needed.
-        run_id: of the campaign; in the environment of all workers (``HPCAL_RUN_ID``).
+        run_id: of the campaign; in the environment of all workers (``HPCAL_RUN_ID``) and in the
+            scheduler's record of their jobs.
+        ended: is told of each batch job that ends.
 
     Raises:
-        ConfigurationError: a folder whose name Parsl's shell scripts would take apart.
+        ConfigurationError: a folder whose name Parsl's shell scripts would take apart, or a
+            network interface that this host has not.
     """
     run_dir = run_dir.resolve()
     check_folder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(site, PythonSite):
+        return _users_own(site, run_dir, run_id)
     return Config(
-        executors=[_executor(name, pool, site, run_dir, run_id) for name, pool in site.pools.items()],
+        executors=[
+            executor(name, pool, site=site, run_dir=run_dir, run_id=run_id, ended=ended)
+            for name, pool in site.pools.items()
+        ],
         run_dir=str(run_dir),
         retries=0,  # hpcal's failure classes decide
         strategy="simple",  # replaces a block that is lost, which `none` does not
@@ -65,6 +76,16 @@ def parsl_config(site: Site, run_dir: Path, run_id: str) -> Config:
         initialize_logging=False,
         usage_tracking=0,
     )
+
+
+def _users_own(site: PythonSite, run_dir: Path, run_id: str) -> Config:
+    """The configuration of a Python file, with what a campaign needs of it."""
+    config = read_config(Path(site.python_file))
+    config.run_dir, config.retries, config.initialize_logging = str(run_dir), 0, False
+    for own in config.executors:
+        if isinstance(getattr(own.provider, "worker_init", None), str):
+            own.provider.worker_init = f"export {RUN_VARIABLE}={run_id}\n{own.provider.worker_init}"
+    return config
 
 
 def check_folder(folder: Path) -> None:
@@ -95,31 +116,113 @@ def parsl_log(path: Path, level: int = logging.INFO) -> Iterator[None]:
         handler.close()
 
 
-def _executor(name: str, pool: Pool, site: Site, run_dir: Path, run_id: str) -> HighThroughputExecutor:
-    return HighThroughputExecutor(
+def executor(
+    name: str, pool: Pool, *, site: Site, run_dir: Path, run_id: str, ended: Ended | None = None
+) -> HighThroughputExecutor:
+    """The executor of one pool; arguments as for :func:`parsl_config`."""
+    kind, addresses = site.kind_of(name), controller_addresses(site)
+    local = kind == "local"
+    period, threshold = _LOCAL_BEATS if local else _BATCH_BEATS
+    made = HighThroughputExecutor(
         label=name,
-        provider=LocalProvider(
-            init_blocks=pool.init_blocks,
-            min_blocks=pool.min_blocks,
-            max_blocks=pool.max_blocks,
-            worker_init=_worker_init(pool, run_id),
-            launcher=SimpleLauncher(),
-        ),
-        launch_cmd=_launch_command(),
+        provider=_provider(name, pool, kind, run_id, ended),
+        launch_cmd=_launch_command(pool, run_dir, local=local),
         interchange_launch_cmd=_tied("interchange", "parsl.executors.high_throughput.interchange"),
-        address=site.address,
+        address=addresses[0],
         working_dir=str(run_dir),
         cores_per_worker=pool.cores_per_worker,
         max_workers_per_node=pool.max_workers_per_node,
-        available_accelerators=pool.available_accelerators,
+        cpu_affinity=pool.cpu_affinity,
         prefetch_capacity=0,
-        heartbeat_period=pool.heartbeat_period,
-        heartbeat_threshold=pool.heartbeat_threshold,
-        drain_period=pool.walltime_s,
+        heartbeat_period=pool.heartbeat_period or period,
+        heartbeat_threshold=pool.heartbeat_threshold or threshold,
+        drain_period=_drain_s(pool, local=local),
         poll_period=_POLL_MS,
-        block_error_handler=partial(windowed_error_handler, threshold=_FAILED_BLOCKS),
+        block_error_handler=block_error_handler,
         encrypted=True,
     )
+    if len(addresses) > 1:
+        # Parsl takes one address, or else asks a server in the world for this host's.
+        made.address, made.all_addresses = None, set(addresses)
+    return made
+
+
+def _drain_s(pool: Pool, *, local: bool) -> int | None:
+    """Seconds after which a block takes no more tasks; the last ones are given time to stop."""
+    if pool.walltime_s is None or local:
+        return pool.walltime_s
+    return max(1, pool.walltime_s - 2 * pool.walltime_margin)
+
+
+def _provider(name: str, pool: Pool, kind: str, run_id: str, ended: Ended | None) -> ExecutionProvider:
+    common = {
+        "init_blocks": pool.init_blocks,
+        "min_blocks": pool.min_blocks,
+        "max_blocks": pool.max_blocks,
+        "worker_init": worker_init(pool, name, run_id, batch=kind != "local"),
+        "launcher": _launcher(pool, kind),
+    }
+    if kind == "local":
+        return LocalProvider(**common)
+    common |= {
+        "nodes_per_block": pool.nodes_per_block,
+        "walltime": pool.walltime,
+        "account": pool.account,
+        "cmd_timeout": pool.cmd_timeout,
+        "run_id": run_id,
+        "pool": name,
+        "poll_seconds": pool.status_polling_interval,
+        "grace_seconds": pool.submit_grace,
+        "ended": None if ended is None else lambda job_id, job: ended(name, job_id, job),
+        "scheduler_options": pool.scheduler_options,
+    }
+    if kind == "slurm":
+        return SlurmBlocks(
+            **common,
+            partition=pool.partition,
+            qos=pool.qos,
+            constraint=pool.constraint,
+            cores_per_node=pool.cores_asked,
+            mem_per_node=pool.memory_asked,
+            gpus_per_node=pool.gpus_per_node or None,
+            exclusive=pool.exclusive,
+        )
+    return PBSBlocks(
+        **common,
+        queue=pool.queue,
+        cpus_per_node=pool.cores_asked,
+        mem_per_node=pool.memory_asked,
+        gpus_per_node=pool.gpus_per_node or None,
+        select_options=pool.select_options,
+        filesystems=pool.filesystems,
+        place="scatter:excl" if pool.exclusive else None,
+    )
+
+
+def _launcher(pool: Pool, kind: str) -> Launcher:
+    """What starts a manager on each node of a block."""
+    options = pool.launcher_options
+    usual = "srun" if kind == "slurm" else "mpiexec"
+    single = pool.mpi is not None or pool.nodes_per_block == 1
+    match pool.launcher or ("single" if single else usual):
+        case "srun":
+            return SrunLauncher(overrides=f"--ntasks-per-node=1 {options}".strip())
+        case "mpiexec":
+            return MpiExecLauncher(overrides=f"--ppn 1 {options}".strip())
+        case "mpirun":
+            return MpiRunLauncher(overrides=f"--map-by ppr:1:node {options}".strip())
+        case _:
+            return SimpleLauncher()
+
+
+def _launch_command(pool: Pool, run_dir: Path, *, local: bool) -> str:
+    """The worker manager of one node. A batch job's ends with the job; here it is tied to this process."""
+    words = [*interpreter(pool, run_dir), "-P", "-m", _MANAGER]
+    if local:
+        words = [*_leash("block"), *words]
+    # Parsl formats the command twice; braces of a path must outlive both.
+    literal = shlex.join(words).replace("{", "{{{{").replace("}", "}}}}")
+    return str(DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", literal))
 
 
 def _tied(kind: str, module: str) -> list[str]:
@@ -128,24 +231,8 @@ def _tied(kind: str, module: str) -> list[str]:
     Absolute paths, because the environment need not be on PATH. ``-P`` keeps a file that happens
     to lie in the current folder from being imported in place of a package.
     """
-    leashed = [sys.executable, "-I", "-S", leash.__file__, kind, str(os.getpid())]
-    return [*leashed, sys.executable, "-P", "-m", module]
+    return [*_leash(kind), sys.executable, "-P", "-m", module]
 
 
-def _launch_command() -> str:
-    command = shlex.join(_tied("block", "parsl.executors.high_throughput.process_worker_pool"))
-    # Parsl formats the command twice; braces of a path must outlive both.
-    literal = command.replace("{", "{{{{").replace("}", "}}}}")
-    return str(DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", literal))
-
-
-def _worker_init(pool: Pool, run_id: str) -> str:
-    """Shell lines before a worker pool starts; what the user sets comes last and wins."""
-    cores = pool.cores_per_worker
-    variables = dict.fromkeys(_THREAD_VARIABLES, str(cores))
-    variables[RUN_VARIABLE] = run_id
-    # Parsl would start fewer workers on a machine with fewer cores than the site asks for.
-    variables["PARSL_CORES"] = str(pool.max_workers_per_node * cores)
-    variables.update(pool.environment)
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    return "\n".join([*exports, pool.worker_init])
+def _leash(kind: str) -> list[str]:
+    return [sys.executable, "-I", "-S", leash.__file__, kind, str(os.getpid())]

@@ -82,7 +82,8 @@ def command(words: Sequence[str], timeout_s: float) -> subprocess.CompletedProce
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
     except FileNotFoundError as error:
-        raise SchedulerError(f"there is no command {words[0]} here; is this a node of the cluster?") from error
+        text = f"there is no command {words[0]} here: is this a node of the cluster?"
+        raise SchedulerError(text) from error
     except subprocess.TimeoutExpired as error:
         raise SchedulerError(f"{words[0]} did not answer within {timeout_s:g} s") from error
     except OSError as error:

@@ -4,120 +4,84 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Any, Final, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.core.plugins import nearest
 from hpcal.core.settings import Settings, read_yaml, validate
 from hpcal.exchange.shipped import shipped_folder
+from hpcal.sites.pool import ControllerJob, Encrypted, JobKeys, Kind, Pool, Word
+from hpcal.sites.variables import filled
 
-KINDS: Final = ("local",)
 REQUIRED_POOLS: Final = ("label", "sample", "train")
 _STANDS_IN: Final = {"score": "sample"}
 _POOL_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WALLTIME: Final = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d)")
+_SUFFIXES: Final = (".yaml", ".yml", ".py")
 
 
-def _known_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"no such kind of site; there is {' and '.join(map(repr, KINDS))}")
-    return kind
+class About(Settings):
+    """Where the settings of a shipped site come from."""
 
+    source: str = Field(min_length=1, description="page of the machine's own documentation")
+    parsl: str = Field(min_length=1, description="version of Parsl that it was written for")
+    status: str = Field(min_length=1, description="`tested`, with when and where, or `untested template`")
 
-def _always_encrypted(encrypted: Any) -> Any:
-    if encrypted is not True:
-        raise ValueError(
-            "the connection between controller and workers is always encrypted, because what crosses it "
-            "is executed: whoever could write to it could run programs as you; take this line out"
-        )
-    return encrypted
-
-
-def _walltime(text: Any) -> Any:
-    if text is not None and not (isinstance(text, str) and _WALLTIME.fullmatch(text)):
-        raise ValueError('a walltime is written "HH:MM:SS", in quotes, such as "24:00:00"')
-    return text
-
-
-Kind = Annotated[str, AfterValidator(_known_kind)]
-Encrypted = Annotated[bool, BeforeValidator(_always_encrypted)]
-
-
-class Pool(Settings):
-    """Workers of one kind; the keys are those of Parsl's executors and providers."""
-
-    kind: Kind | None = Field(default=None, description="kind of scheduler, if not that of the site")
-    max_workers_per_node: int = Field(default=1, ge=1, description="workers on each node, one task each")
-    cores_per_worker: int = Field(default=1, ge=1, description="threads that each worker may use")
-    nodes_per_block: int = Field(default=1, ge=1, description="nodes of one batch job")
-    init_blocks: int = Field(default=1, ge=0, description="batch jobs at the start")
-    min_blocks: int = Field(default=1, ge=0, description="batch jobs kept when there is nothing to do")
-    max_blocks: int = Field(default=1, ge=1, description="most batch jobs at a time")
-    walltime: Annotated[str | None, BeforeValidator(_walltime)] = Field(
-        default=None, description='time after which a block is replaced, "HH:MM:SS", or null for never'
-    )
-    worker_init: str = Field(default="", description="shell commands before the workers start")
-    environment: dict[str, str] = Field(default_factory=dict, description="variables set for the workers")
-    available_accelerators: int | list[str] = Field(
-        default=0, description="GPUs of a node, by count or by name; each worker is given one"
-    )
-    heartbeat_period: int = Field(default=2, ge=1, description="seconds between signs of life")
-    heartbeat_threshold: int = Field(
-        default=10, ge=2, description="seconds of silence after which workers or controller count as lost"
-    )
-    larger: str | None = Field(
-        default=None,
-        description="pool with more memory or a longer walltime, to which work that ran out of either goes",
-    )
-    encrypted: Encrypted = Field(default=True, description="always true")
-
-    @field_validator("environment")
+    @field_validator("status")
     @classmethod
-    def _variables(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
-            if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
-        return environment
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name in ("init_blocks", "min_blocks"):
-            if getattr(self, name) > self.max_blocks:
-                given = getattr(self, name)
-                raise ValueError(f"{name} ({given}) is above max_blocks ({self.max_blocks}); raise it")
-        if self.heartbeat_threshold < 2 * self.heartbeat_period:
-            raise ValueError(
-                f"heartbeat_threshold ({self.heartbeat_threshold} s) must be at least twice "
-                f"heartbeat_period ({self.heartbeat_period} s): one late sign of life is no death"
-            )
-        return self
-
-    @property
-    def walltime_s(self) -> int | None:
-        """The walltime in seconds, or None without one."""
-        if self.walltime is None:
-            return None
-        hours, minutes, seconds = map(int, self.walltime.split(":"))
-        return 3600 * hours + 60 * minutes + seconds
+    def _said(cls, status: str) -> str:
+        if status != "untested template" and not status.startswith("tested"):
+            raise ValueError("begins with `tested`, or is `untested template`")
+        return status
 
 
-class Site(Settings):
-    """A machine: its pools of workers, one for each kind of work."""
+class Site(JobKeys):
+    """A machine: its pools of workers, one for each kind of work.
 
-    kind: Kind = Field(default="local", description="kind of scheduler; `local` is this machine")
-    address: str = Field(
-        default="127.0.0.1", min_length=1, description="where workers reach the controller; an IP address"
+    Keys of batch jobs given here hold for all pools that do not give them.
+    """
+
+    about: About | None = Field(default=None, description="where these settings come from")
+    kind: Kind = Field(
+        default="local", description="kind of scheduler: `slurm`, `pbs`, or `local` for this machine"
+    )
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="where workers reach the controller, an IP address; if null, that of `interface`, or "
+        "127.0.0.1 where all pools are local, or that of this host's name",
+    )
+    interface: Word = Field(
+        default=None, description="network interface of the controller that the nodes reach, such as `ib0`"
     )
     encrypted: Encrypted = Field(default=True, description="always true")
     pools: dict[str, Pool] = Field(
         description="workers for `label`, `sample` and `train`; `score` is done by `sample` unless given"
     )
+    controller: ControllerJob | None = Field(
+        default=None, description="batch jobs of the controller itself, for `hpcal submit`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:
+        """Gives each pool what the site says for all of them."""
+        if not isinstance(data, Mapping):
+            return data
+        common = {key: data[key] for key in JobKeys.model_fields if key in data}
+        passed = dict(data)
+        if isinstance(data.get("pools"), Mapping):
+            passed["pools"] = {
+                name: _joined(common, pool) if isinstance(pool, Mapping) else pool
+                for name, pool in data["pools"].items()
+            }
+        if isinstance(data.get("controller"), Mapping):
+            passed["controller"] = _joined(common, data["controller"])
+        return passed
 
     @field_validator("pools")
     @classmethod
@@ -131,12 +95,11 @@ class Site(Settings):
         return pools
 
     @model_validator(mode="after")
-    def _one_machine(self) -> Self:
+    def _pools_fit_their_kind(self) -> Self:
         for name, pool in self.pools.items():
-            if (pool.kind or self.kind) == "local" and pool.nodes_per_block != 1:
-                raise ValueError(
-                    f"pool {name}: nodes_per_block is {pool.nodes_per_block}, but a local site is one node"
-                )
+            fault = _fault_of(pool, self.kind_of(name))
+            if fault is not None:
+                raise ValueError(f"pool {name}: {fault}")
         return self
 
     @model_validator(mode="after")
@@ -167,6 +130,14 @@ class Site(Settings):
             name = self.pools[name].larger or name
         return name
 
+    def room(self, stage: str) -> float | None:
+        """Seconds that work of a stage can have at most, in its own or a larger pool; None without limit."""
+        chain = [self.pool_name(stage)]
+        while (larger := self.pools[chain[-1]].larger) is not None:
+            chain.append(larger)
+        rooms = [None if self.kind_of(name) == "local" else self.pools[name].task_seconds for name in chain]
+        return max((room for room in rooms if room is not None), default=None) if None not in rooms else None
+
     def pool_name(self, stage: str) -> str:
         """The pool that does the work of a stage.
 
@@ -186,27 +157,75 @@ class Site(Settings):
     def slots(self, stage: str) -> int:
         """Tasks that can run at a time in the pool of a stage when all its blocks are there."""
         pool = self.pool(stage)
-        return pool.max_blocks * pool.nodes_per_block * pool.max_workers_per_node
+        return pool.max_blocks * pool.tasks_per_block
+
+    def kind_of(self, stage: str) -> str:
+        """Kind of scheduler of the pool of a stage."""
+        return self.pool(stage).kind or self.kind
+
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether all pools are on the controller's own machine."""
+        return all(self.kind_of(name) == "local" for name in self.pools)
 
 
-def load_site(name_or_path: str | Path) -> Site:
+def _joined(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A pool's keys with those of its site; variables of both, shell commands of the site first."""
+    joined = {**common, **own}
+    if isinstance(common.get("environment"), Mapping) and isinstance(own.get("environment"), Mapping):
+        joined["environment"] = {**common["environment"], **own["environment"]}
+    if common.get("worker_init") and own.get("worker_init"):
+        joined["worker_init"] = f"{common['worker_init']}\n{own['worker_init']}"
+    if any(own.get(key) for key in ("python", "container", "staged_environment")):
+        for key in ("python", "container", "staged_environment"):
+            joined[key] = own.get(key)
+    return joined
+
+
+def _fault_of(pool: Pool, kind: str) -> str | None:
+    """What a kind of scheduler cannot do with a pool."""
+    if kind == "local":
+        if pool.nodes_per_block != 1:
+            return f"nodes_per_block is {pool.nodes_per_block}, but a local site is one node"
+        return None
+    if pool.walltime is None:
+        return f'walltime is missing: a {kind} job has a limit, such as "04:00:00"'
+    if pool.task_seconds is not None and pool.task_seconds < 30:
+        return f"walltime {pool.walltime} less walltime_margin ({pool.walltime_margin} s) leaves no time"
+    if kind == "slurm" and pool.queue is not None:
+        return "queue is PBS's word; on Slurm it is partition (or qos)"
+    if kind == "pbs" and (pool.partition or pool.qos or pool.constraint):
+        return "partition, qos and constraint are Slurm's words; on PBS give queue and select_options"
+    return None
+
+
+def load_site(name_or_path: str | Path, values: Mapping[str, str] | None = None) -> Site:
     """The site of a path, or of a name.
 
     A name is looked for in ``site_configs/`` of the current folder, in the user's configuration
     folder (``$XDG_CONFIG_HOME/hpcal/sites``), and among the sites that ship with hpcal.
 
+    Args:
+        values: stand for ``${NAME}`` in the file before those of the environment.
+
     Raises:
-        ConfigurationError: no such site (says which there are), or a fault in its file with
-            line and key.
+        ConfigurationError: no such site (says which there are), a fault in its file with line and
+            key, or a ``${NAME}`` without a value.
     """
-    return validate(Site, read_yaml(site_file(name_or_path)))
+    file = site_file(name_or_path)
+    if file.suffix == ".py":
+        from hpcal.sites.python_site import read_python_site
+
+        return read_python_site(file)
+    document = read_yaml(file)
+    return validate(Site, document, filled(document, values or {}))
 
 
 def site_file(name_or_path: str | Path) -> Path:
     """The file of a site; arguments and errors as for :func:`load_site`."""
     text = str(name_or_path)
     path = Path(text).expanduser()
-    if isinstance(name_or_path, Path) or os.sep in text or path.suffix in (".yaml", ".yml"):
+    if isinstance(name_or_path, Path) or os.sep in text or path.suffix in _SUFFIXES:
         return path
     sites = dict(_sites())
     if text in sites:
@@ -221,9 +240,7 @@ def _sites() -> Iterator[tuple[str, Path]]:
     """Names and files; a name that is found twice comes last from where it counts."""
     for folder in reversed(_folders()):
         if folder.is_dir():
-            yield from sorted(
-                (file.stem, file) for file in folder.iterdir() if file.suffix in (".yaml", ".yml")
-            )
+            yield from sorted((file.stem, file) for file in folder.iterdir() if file.suffix in _SUFFIXES)
 
 
 def _folders() -> list[Path]:

@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from hpcal.sites.parsl_config import RUN_VARIABLE
+from hpcal.sites.worker_init import RUN_VARIABLE
 
 _GRACE_S = 2.0
 

@@ -20,7 +20,8 @@ import pytest
 from parsl.executors.high_throughput.errors import ManagerLost
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites.parsl_config import RUN_VARIABLE, parsl_config, parsl_log
+from hpcal.sites.parsl_config import parsl_config, parsl_log
+from hpcal.sites.worker_init import RUN_VARIABLE
 from hpcal.sites.schema import Site
 from hpcal.sites.strays import end_strays, strays
 

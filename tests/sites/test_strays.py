@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from hpcal.sites.parsl_config import RUN_VARIABLE
+from hpcal.sites.worker_init import RUN_VARIABLE
 from hpcal.sites.strays import end_strays, strays
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"

@@ -57,6 +57,10 @@ class SimulatedDispatcher:
             return large
         return wanted if wanted in self._slots else "sample"
 
+    def room(self, wanted: str) -> float | None:  # noqa: ARG002
+        """No limit: its nodes have no walltime."""
+        return None
+
     def set_aside(self, host: str) -> tuple[str, ...]:
         """Gives a host no more work; every pool has all hosts."""
         self._world.say(f"{host} is set aside")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from hpcal.core.deadline import Deadline
 from hpcal.core.ensemble import EnsembleManifest, MemberFile, load_ensemble
+from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.plugins import Group, find
 from hpcal.core.protocols import Potential
 from hpcal.engine.spool import SpoolWriter
@@ -31,6 +32,7 @@ class Work:
         threads: threads that it may use.
         virtual: whether budgets are in steps and half-done work is to be thrown away when
             interrupted, so that a campaign does not depend on the moment of an interruption.
+        late: whether it began late in its batch job: if the deadline comes first, another job may do.
     """
 
     inputs: Mapping[str, Any]
@@ -40,6 +42,27 @@ class Work:
     scratch: Path
     threads: int
     virtual: bool
+    late: bool = False
+
+    def cut_short(self, failure: TaskFailure) -> bool:
+        """Whether a failure only says that the work was asked to stop, or that its batch job ended."""
+        if self.deadline.interrupted():
+            return True
+        out_of_time = self.deadline.remaining() == 0.0
+        return self.late and out_of_time and failure.failure_class is FailureClass.RESOURCE
+
+    def go_on(self) -> None:
+        """To be called between pieces of work of which half an attempt is worth nothing.
+
+        Raises:
+            WorkInterrupted: it was asked to stop, or its batch job ends and another one may do.
+            TaskFailure: it does not fit into a batch job (class ``resource``).
+        """
+        if self.deadline.interrupted() or (self.late and self.deadline.expired()):
+            raise WorkInterrupted
+        if self.deadline.remaining() == 0.0:
+            text = "out of time: the walltime of its pool is too short for it"
+            raise TaskFailure(FailureClass.RESOURCE, text)
 
 
 class WorkInterrupted(Exception):

@@ -32,9 +32,9 @@ def train(work: Work) -> None:
     before = _written(checkpoint)
     try:
         results = trainer.fit(dataset, members, work.deadline, checkpoint)
-    except TaskFailure:
+    except TaskFailure as failure:
         # Out of time is no failure where there was progress: the next attempt goes on from there.
-        if work.deadline.interrupted() or (work.deadline.expired() and _written(checkpoint) > before):
+        if work.cut_short(failure) or (work.deadline.expired() and _written(checkpoint) > before):
             raise WorkInterrupted from None
         raise
     for result in results:
@@ -60,7 +60,7 @@ def evaluate(work: Work) -> None:
         potential = ensemble_of(group["ensemble"])
         scorer = scorer_of(work.inputs["metric"], potential)
         for items in chunks(group["structures"]):
-            _stop_if_asked(work)
+            work.go_on()
             batch = batch_of([item["structure"] for item in items], potential)
             energies = potential.energies(batch).T.cpu().numpy()
             forces = potential.forces(batch).cpu().numpy()
@@ -98,7 +98,7 @@ def rescore(work: Work) -> None:
     potential = ensemble_of(work.inputs["ensemble"])
     scorer = scorer_of(work.inputs["metric"], potential)
     for items in chunks(work.inputs["structures"]):
-        _stop_if_asked(work)
+        work.go_on()
         scores = scorer.scores(batch_of([item["structure"] for item in items], potential))
         for item, score in zip(items, scores, strict=True):
             work.spool.append({"structure_id": item["id"], "scores": score})
@@ -113,7 +113,7 @@ def select(work: Work) -> None:
     shards = [(Path(shard["path"]), shard["sha256"]) for shard in inputs["shards"]]
     if shards:
         known += read_snapshot(shards).structures()
-    _stop_if_asked(work)
+    work.go_on()
     candidates = inputs["candidates"]
     pool = Pool(
         ids=np.array([item["id"] for item in candidates], dtype=np.int64),
@@ -152,8 +152,3 @@ def scorer_of(metric: str, potential: Potential, threshold: float = np.inf) -> E
 def batch_of(structures: Sequence[Structure], potential: Potential) -> Batch:
     """The structures on the potential's device."""
     return Batch.of(structures, device=potential.device, dtype=potential.dtype)
-
-
-def _stop_if_asked(work: Work) -> None:
-    if work.deadline.interrupted():
-        raise WorkInterrupted

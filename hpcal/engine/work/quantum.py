@@ -39,7 +39,7 @@ def _one_label(labeler: CheckedLabeler, structure: Structure, work: Work) -> dic
     try:
         return {"result": labeler.label(structure, work.deadline)}
     except TaskFailure as failure:
-        if work.deadline.interrupted():
+        if work.cut_short(failure):
             raise WorkInterrupted from None
         return {"failure": failure.failure_class, "message": str(failure)}
 
@@ -60,7 +60,7 @@ def relax_seeds(work: Work) -> None:
                 "steps": found.steps,
             }
         except TaskFailure as failure:
-            if work.deadline.interrupted():
+            if work.cut_short(failure):
                 raise WorkInterrupted from None
             record |= {"failure": failure.failure_class, "message": str(failure)}
         work.spool.append({**record, "qm_calls": forces.calls})
@@ -77,7 +77,7 @@ def bootstrap(work: Work) -> None:
         made = generator.generate(work.inputs["seed"], work.inputs["count"], forces, rng)
         record["structures"] = list(made)
     except TaskFailure as failure:
-        if work.deadline.interrupted():
+        if work.cut_short(failure):
             raise WorkInterrupted from None
         if failure.failure_class is not FailureClass.PHYSICS:
             raise
@@ -91,8 +91,8 @@ def curvature(work: Work) -> None:
     forces = as_forces(labeler_of(work.inputs["label"], work.threads, work.log), work.deadline)
     try:
         mode = downhill(structure, forces)
-    except TaskFailure:
-        if work.deadline.interrupted():
+    except TaskFailure as failure:
+        if work.cut_short(failure):
             raise WorkInterrupted from None
         raise
     beside = [] if mode is None else [structure.positions + sign * mode for sign in (1.0, -1.0)]
