@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hpcal.sites.answers import FORGOTTEN, Refused
 from hpcal.sites.scheduler import Job, SchedulerError, SchedulerState, command
 
 MARK_VARIABLE: Final = "HPCAL_MARK"
@@ -35,42 +37,55 @@ _STATES: Final = {
 }
 """The other states (running, exiting, suspended and what is yet to come) count as running."""
 
-_FORGOTTEN: Final = ("Unknown Job Id", "has finished")
-_CANNOT_BE_DELETED: Final = (*_FORGOTTEN, "invalid for state of job", "Delete already in progress")
+_UNKNOWN: Final = "Unknown Job Id"
+_NO_MORE: Final = (_UNKNOWN, "Job has finished")
+_CANNOT_BE_DELETED: Final = (*_NO_MORE, "invalid for state of job", "Delete already in progress")
 _NO_HISTORY: Final = "not configured to maintain job history"
 
-# Negative values of Exit_status, as OpenPBS documents them in src/include/job.h.
+_NEVER: Final = (
+    "Access to queue is denied",
+    "Bad GID",
+    "Bad UID",
+    "Illegal attribute or resource value",
+    "Invalid Account",
+    "Job rejected by all possible destinations",
+    "Job violates queue and/or server resource limits",
+    "Resource invalid in",
+    "Unauthorized Request",
+    "Unknown queue",
+    "Unknown resource",
+    "duplicated resource",
+    "illegal -",
+    "script file",
+    "usage:",
+)
+"""Of what `qsub` says, that which it will say again; the rest, such as too many jobs, may pass."""
+
+# Negative values of Exit_status, as OpenPBS documents them in src/include/job.h; those that are not
+# here (checkpoints, passwords, hooks) are failures.
+_SIGTERM: Final = 256 + signal.SIGTERM
 _EXITS: Final = {
-    -1: "could not be started, before its files were there",
-    -2: "could not be started, after its files were there",
-    -3: "could not be started, and was to be tried again",
-    -4: "aborted when the node's PBS started anew",
-    -5: "aborted when the node's PBS started anew, with a checkpoint that cannot move",
-    -6: "aborted when the node's PBS started anew, with a checkpoint that can move",
-    -7: "could not be restarted from its checkpoint",
-    -10: "the user or group is not known on the node",
-    -11: "run again by PBS",
-    -12: "checkpointed and ended",
-    -13: "wrong password",
-    -14: "run again by PBS, because another node of it failed",
-    -15: "queued again to restart from a checkpoint",
-    -16: "refused by a hook of the site, to be tried again",
-    -17: "refused by a hook of the site",
-    -18: "queued again by a hook of the site",
-    -19: "deleted by a hook of the site",
-    -20: "its first node could not be reached",
-    -21: "a folder of PBS on the node is not safe",
-    -22: "a hook of the site failed or took too long",
-    -23: "no Kerberos credentials",
-    -24: "more CPUs used than asked for, in a burst",
-    -25: "more CPUs used than asked for",
-    -26: "more virtual memory used than asked for",
-    -27: "more memory used than asked for",
-    -28: "more CPU time used than asked for",
-    -29: "walltime exceeded",
-    -30: "its nodes did not find together",
-    -31: "more huge pages used than asked for",
-    -32: "run again by PBS, because processes of it could not be ended",
+    -1: "FAILED (could not be started)",
+    -2: "FAILED (could not be started)",
+    -3: "FAILED (could not be started, PBS wanted to try again)",
+    -4: "NODE_FAIL (the PBS of its node started anew)",
+    -5: "NODE_FAIL (the PBS of its node started anew)",
+    -6: "NODE_FAIL (the PBS of its node started anew)",
+    -10: "FAILED (user or group not known on the node)",
+    -14: "NODE_FAIL (another node of it failed)",
+    -17: "FAILED (refused by a hook of the site)",
+    -19: "CANCELLED (by a hook of the site)",
+    -20: "NODE_FAIL (its first node could not be reached)",
+    -22: "FAILED (a hook of the site failed)",
+    -24: "FAILED (more CPUs used than asked for)",
+    -25: "FAILED (more CPUs used than asked for)",
+    -26: "OUT_OF_MEMORY (more virtual memory used than asked for)",
+    -27: "OUT_OF_MEMORY (more memory used than asked for)",
+    -28: "FAILED (more CPU time used than asked for)",
+    -29: "TIMEOUT (walltime exceeded)",
+    -30: "NODE_FAIL (its nodes did not find together)",
+    -31: "OUT_OF_MEMORY (more huge pages used than asked for)",
+    -32: "NODE_FAIL (processes of it could not be ended)",
 }
 
 
@@ -107,7 +122,7 @@ class PBS:
             return False
         if done.returncode == 0:
             return bool(done.stdout.strip())
-        if "Unknown Job Id" in done.stderr:
+        if _UNKNOWN in done.stderr:
             return True
         raise _failed(done)
 
@@ -129,19 +144,27 @@ class PBS:
         if done.returncode != 0 and after is not None and self._ended(after):
             done = self._qsub(script, mark, None)
         ids = [line for line in map(str.strip, done.stdout.splitlines()) if re.match(r"\d+\S*$", line)]
+        if done.returncode != 0 and any(words in done.stderr for words in _NEVER):
+            raise Refused(_said(done))
         if done.returncode != 0 or not ids:  # sites may print more than the id, but the id last
             raise _failed(done)
         return ids[-1]
 
     def look(self, ids: Sequence[str]) -> Mapping[str, Job]:
-        """Where jobs stand; see :meth:`hpcal.sites.scheduler.Scheduler.look`."""
+        """Where jobs stand; see :meth:`hpcal.sites.scheduler.Scheduler.look`.
+
+        A job that PBS neither shows nor calls ended is left out, and does not hold up the others.
+        """
         if not ids:  # would be a question for all jobs of all users
             return {}
         found, done = self._ask(ids)
         if not found and done.returncode != 0:
             raise _failed(done)
         # Some versions print only the first of several jobs (openpbs issue 2672).
-        return {id_: found[id_] if id_ in found else self._look_at(id_) for id_ in ids}
+        for id_ in ids:
+            if id_ not in found and (job := self._look_at(id_)) is not None:
+                found[id_] = job
+        return found
 
     def marked(self, prefix: str) -> list[Job]:
         """This user's jobs that have not ended and whose mark begins so."""
@@ -185,16 +208,15 @@ class PBS:
         return None
 
     def _ended(self, id_: str) -> bool:
-        return self.look([id_])[id_].state is SchedulerState.ENDED
+        job = self.look([id_]).get(id_)
+        return job is not None and job.state is SchedulerState.ENDED
 
-    def _look_at(self, id_: str) -> Job:
+    def _look_at(self, id_: str) -> Job | None:
         """A job of which PBS said nothing when it was asked for several."""
         found, done = self._ask([id_])
-        if id_ not in found and done.returncode == 0 and self._asks_history:
-            found, done = self._ask([id_], history=False)  # no history, and no word about that
-        if id_ not in found:
-            raise _failed(done)
-        return found[id_]
+        if not found and done.returncode == 0 and self._asks_history:
+            found, _ = self._ask([id_], history=False)  # there is no history, and no word about that
+        return found.get(id_)
 
     def _ask(
         self, ids: Sequence[str], *, history: bool = True
@@ -225,9 +247,13 @@ class PBS:
 
 
 def _failed(done: subprocess.CompletedProcess[str]) -> SchedulerError:
+    return SchedulerError(_said(done))
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     said = "; ".join(lines) or "nothing"
-    return SchedulerError(f"{' '.join(done.args)} failed with exit code {done.returncode} and said: {said}")
+    return f"{' '.join(done.args)} failed with exit code {done.returncode} and said: {said}"
 
 
 def _all_say(text: str, words: Iterable[str]) -> bool:
@@ -241,12 +267,12 @@ def _number(id_: str) -> str:
 
 def _forgotten(errors: str) -> dict[str, str]:
     """The jobs of which PBS says that they are no more, and its words."""
-    found = {}
+    found: dict[str, str] = {}
     for line in errors.splitlines():
-        words = next((words for words in _FORGOTTEN if words in line), None)
+        words = next((words for words in _NO_MORE if words in line), None)
         if words is not None:
             for id_ in re.findall(r"\b\d+(?:\[\d*\])?\.\S+|\b\d+\b", line):
-                found[_number(id_)] = line.removeprefix("qstat:").strip()
+                found[_number(id_)] = FORGOTTEN if words == _UNKNOWN else words
     return found
 
 
@@ -257,16 +283,20 @@ def _job(id_: str, record: _Record) -> Job:
         reason = ""  # where and when it started
     if state is SchedulerState.ENDED:
         exit_code = record.exit_status
-        reason = "; ".join(filter(None, (_meaning(exit_code), record.comment)))
+        reason = ": ".join(filter(None, (_ending(record), record.comment)))
     return Job(id=id_, state=state, reason=reason, exit_code=exit_code, mark=record.mark)
 
 
-def _meaning(exit_status: int | None) -> str:
-    if exit_status is None or 0 <= exit_status < 256:
-        return ""  # of the script itself
-    if exit_status >= 256:
-        return f"ended by signal {exit_status - 256}"
-    return _EXITS.get(exit_status, f"ended by PBS with Exit_status {exit_status}")
+def _ending(record: _Record) -> str:
+    """How a job ended, in the words that ``answers.how_ended`` knows; empty if its script ended it."""
+    status = record.exit_status
+    if "terminated by" in record.comment or (status == _SIGTERM and not record.comment):
+        return "CANCELLED (by qdel)"
+    if status is None or 0 <= status < 256:
+        return ""
+    if status >= 256:
+        return f"FAILED (ended by signal {status - 256})"
+    return _EXITS.get(status, f"FAILED (Exit_status {status} of PBS)")
 
 
 def _records(text: str) -> dict[str, _Record]:
