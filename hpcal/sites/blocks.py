@@ -134,6 +134,13 @@ class Block:
             return _PARSL_STATES[how_ended(self.job)]
         return JobState.RUNNING if self.job.state is SchedulerState.RUNNING else JobState.PENDING
 
+    @property
+    def last_job(self) -> Job:
+        """The job of a block that has one."""
+        if self.job is None:
+            raise LookupError(f"block {self.mark} has no job yet")
+        return self.job
+
     def status(self) -> JobStatus:
         """For Parsl; a new one each time, because HTEX writes into it."""
         return JobStatus(
@@ -183,7 +190,9 @@ class SchedulerBlocks:
         self.blocks: dict[str, Block] = {}
         """All blocks by the id that Parsl knows, in the order of submission."""
         self.ended_blocks: list[Block] = []
-        """Those that have ended, in the order in which that was seen."""
+        """Those whose jobs have ended, in the order in which that was seen."""
+        self.refused_for = ""
+        """The scheduler's words for what it will never take; empty once it has taken a block since."""
         self.bad_starts = BackOff()
         """The pause after blocks that failed; for who judges them."""
         self._refusals = BackOff()
@@ -244,7 +253,7 @@ class SchedulerBlocks:
             if block.owed:
                 with suppress(SchedulerError):  # if it did arrive, it is a stray like any other
                     self._find(block)
-        told = self._cancel([block.job.id for block in blocks if block.watched and block.job])
+        told = self._cancel([block.last_job.id for block in blocks if block.watched])
         for block in blocks:
             if told or not block.watched:
                 block.cancelled = True
@@ -279,7 +288,7 @@ class SchedulerBlocks:
             block.refusals += 1
             block.ended = block.refusals >= REFUSALS
             if block.ended:
-                self.ended_blocks.append(block)
+                self.refused_for = block.words
         except (SchedulerError, OSError) as error:
             self._not_taken(block, error)
         else:
@@ -295,6 +304,7 @@ class SchedulerBlocks:
         return bool(found)
 
     def _taken(self, block: Block, job: Job) -> None:
+        self.refused_for = ""
         logger.info("pool %s: the scheduler took block %s as job %s", self.pool, block.mark, job.id)
         block.job = job
         block.handed_in_at = time.monotonic()
@@ -306,7 +316,7 @@ class SchedulerBlocks:
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
-        watched = {block.job.id: block for block in self.blocks.values() if block.watched and block.job}
+        watched = {block.last_job.id: block for block in self.blocks.values() if block.watched}
         if not watched:
             return
         try:
