@@ -23,7 +23,7 @@ SLEEPER = "#!/bin/bash\nsleep 600\n"
 @pytest.fixture
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     with running_pbs(tmp_path / "pbs", monkeypatch) as pbs:
-        monkeypatch.setattr(pbs_commands, "_LATE_PAUSE_S", 0.3)
+        monkeypatch.setattr(pbs_commands, "_LATE_PAUSE_S", 0.2)
         monkeypatch.chdir(tmp_path)
         yield pbs
 
@@ -54,11 +54,11 @@ def replies(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str, str]) -> 
 
 
 def test_a_job_from_submission_to_its_end(standin: StandIn) -> None:
-    standin.set(start_delay_s=0.5)
+    standin.set(start_delay_s=0.3)
     pbs = PBS()
     id_ = pbs.submit(script("#!/bin/bash\nsleep 0.3; echo out; echo err >&2; exit 3\n", "-N try"), mark=MARK)
     assert look(pbs, id_) == Job(id=id_, state=SchedulerState.PENDING, mark=MARK)
-    time.sleep(0.6)
+    time.sleep(0.4)
     assert look(pbs, id_) == Job(id=id_, state=SchedulerState.RUNNING, mark=MARK)
     standin.wait_for(id_, "F")
     job = look(pbs, id_)
@@ -174,11 +174,11 @@ def test_too_many_jobs_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_server_down_ends_no_job(standin: StandIn) -> None:
     pbs = PBS()
     id_ = pbs.submit(script(), mark=MARK)
-    standin.go_down(1)
+    standin.go_down(60)
     for question in (lambda: pbs.look([id_]), lambda: pbs.marked("hpcal:"), lambda: pbs.cancel([id_])):
         with pytest.raises(SchedulerError, match="cannot connect to server"):
             question()
-    time.sleep(1.05)
+    standin.set(down_until=0)
     assert look(pbs, id_).state is SchedulerState.RUNNING
 
 
