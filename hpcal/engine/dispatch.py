@@ -87,6 +87,32 @@ class Report:
     end: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockEnd:
+    """A batch job of workers that has ended.
+
+    Attributes:
+        pool, block: whose workers it held.
+        job: its id in the scheduler.
+        reason: the scheduler's own words, or empty.
+        exit_code: of the job, or None.
+        time: when it was seen, seconds since the epoch.
+    """
+
+    pool: str
+    block: str
+    job: str
+    reason: str
+    exit_code: int | None
+    time: float
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        code = "" if self.exit_code is None else f", exit code {self.exit_code}"
+        return f"job {self.job} of pool {self.pool} ended: {self.reason or 'no reason given'}{code}"
+
+
 class Dispatcher(Protocol):
     """Carries assignments to workers."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,11 +16,13 @@ from parsl.executors.errors import ExecutorError
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from hpcal.core.errors import FailureClass
-from hpcal.engine.dispatch import Assignment, Report, now
+from hpcal.engine.dispatch import Assignment, BlockEnd, Report, now
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
+from hpcal.sites.answers import End, how_ended
 from hpcal.sites.parsl_config import parsl_config, parsl_log
 from hpcal.sites.pool import Pool
+from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
 
 GONE: Final = (ManagerLost, WorkerLost)
@@ -32,14 +34,25 @@ class ParslDispatcher:
 
     virtual = False
 
-    def __init__(self, site: Site, run_dir: Path, run_id: str) -> None:
-        self._site, self._run_id = site, run_id
+    def __init__(
+        self, site: Site, run_dir: Path, run_id: str, block_ended: Callable[[BlockEnd], None] | None = None
+    ) -> None:
+        """Starts the pools of a site.
+
+        Args:
+            run_dir: folder for Parsl's files.
+            run_id: of the campaign.
+            block_ended: is told of each batch job that has ended, within :meth:`wait`.
+        """
+        self._site, self._run_id, self._block_ended = site, run_id, block_ended
+        self._ended_jobs: queue.SimpleQueue[tuple[str, str, Job]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._pools: dict[int, str] = {}
+        self._ends: dict[tuple[str, str], tuple[BlockEnd, End]] = {}
         self._exit = ExitStack()
         run_dir.mkdir(parents=True, exist_ok=True)
         self._exit.enter_context(parsl_log(run_dir / "parsl.log"))
-        kernel = parsl.load(parsl_config(site, run_dir, run_id))
+        kernel = parsl.load(parsl_config(site, run_dir, run_id, self._job_ended))
         self._exit.callback(kernel.cleanup)
         self._watch = {pool: PoolWatch(executor=kernel.executors[pool]) for pool in site.pools}
         self._hosts = {
@@ -89,6 +102,8 @@ class ParslDispatcher:
     def wait(self, timeout: float) -> list[Report]:
         """What has come in; completions close to each other come together."""
         reports = self._collect(timeout)
+        self._tell_ended_blocks()
+        reports = [self._explained(report) for report in reports]
         for watch in self._watch.values():
             watch.reported(reports)
             reports += watch.look()
@@ -97,6 +112,34 @@ class ParslDispatcher:
             if pool is not None:
                 self._hosts[pool].reported(report)
         return reports
+
+    def _job_ended(self, pool: str, job_id: str, job: Job) -> None:
+        """Called in the thread in which Parsl looks at its blocks."""
+        self._ended_jobs.put((pool, job_id, job))
+
+    def _tell_ended_blocks(self) -> None:
+        while not self._ended_jobs.empty():
+            pool, job_id, job = self._ended_jobs.get()
+            block = self._watch[pool].executor.job_ids_to_block.get(job_id, "?")
+            end = BlockEnd(
+                pool=pool, block=block, job=job.id, reason=job.reason, exit_code=job.exit_code, time=now()
+            )
+            self._ends[pool, block] = end, how_ended(job)
+            if self._block_ended is not None:
+                self._block_ended(end)
+
+    def _explained(self, report: Report) -> Report:
+        """A lost attempt with the scheduler's word; its job being cancelled counts against nobody."""
+        pool = self._pools.get(report.attempt_id)
+        if not report.lost or pool is None:
+            return report
+        block = report.block or self._watch[pool].block_of(report.attempt_id)
+        end, how = self._ends.get((pool, block or ""), (None, None))
+        if end is None:
+            return replace(report, block=block)
+        called_off = how in (End.CANCELLED, End.LOST)
+        message = f"{report.message}; {end.sentence}"
+        return replace(report, block=block, message=message, lost=not called_off, interrupted=called_off)
 
     def _collect(self, timeout: float) -> list[Report]:
         try:

@@ -74,6 +74,11 @@ class PoolWatch:
             if self._open.pop(report.attempt_id, None) is not None and report.block is not None:
                 self._began(report.block)
 
+    def block_of(self, attempt_id: int) -> str | None:
+        """Block in which an attempt without a report has begun, or None."""
+        one = self._open.get(attempt_id)
+        return None if one is None else one.block or begun_in(one.spool)
+
     def look(self) -> list[Report]:
         """Looks around, if it is time to; returns reports of attempts that count as lost."""
         moment = self.clock()

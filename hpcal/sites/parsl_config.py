@@ -35,9 +35,6 @@ Ended = Callable[[str, str, Job], None]
 """Is told the pool, the job's id as Parsl knows it, and how the job ended."""
 
 _MANAGER: Final = "parsl.executors.high_throughput.process_worker_pool"
-_LOCAL_BEATS: Final = (2, 10)
-_BATCH_BEATS: Final = (15, 90)
-"""Seconds between signs of life, and of silence after which somebody counts as lost."""
 _STRATEGY_PERIOD_S: Final = 0.25
 _POLL_MS: Final = 100
 
@@ -122,7 +119,7 @@ def executor(
     """The executor of one pool; arguments as for :func:`parsl_config`."""
     kind, addresses = site.kind_of(name), controller_addresses(site)
     local = kind == "local"
-    period, threshold = _LOCAL_BEATS if local else _BATCH_BEATS
+    period, threshold = pool.heartbeats(kind)
     made = HighThroughputExecutor(
         label=name,
         provider=_provider(name, pool, kind, run_id, ended),
@@ -134,8 +131,8 @@ def executor(
         max_workers_per_node=pool.max_workers_per_node,
         cpu_affinity=pool.cpu_affinity,
         prefetch_capacity=0,
-        heartbeat_period=pool.heartbeat_period or period,
-        heartbeat_threshold=pool.heartbeat_threshold or threshold,
+        heartbeat_period=period,
+        heartbeat_threshold=threshold,
         drain_period=_drain_s(pool, local=local),
         poll_period=_POLL_MS,
         block_error_handler=block_error_handler,
@@ -192,7 +189,7 @@ def _provider(name: str, pool: Pool, kind: str, run_id: str, ended: Ended | None
         queue=pool.queue,
         cpus_per_node=pool.cores_asked,
         mem_per_node=pool.memory_asked,
-        gpus_per_node=pool.gpus_per_node or None,
+        gpus_per_node=pool.gpus_per_node,
         select_options=pool.select_options,
         filesystems=pool.filesystems,
         place="scatter:excl" if pool.exclusive else None,

@@ -12,6 +12,8 @@ from hpcal.core.settings import Settings
 KINDS: Final = ("local", "slurm", "pbs")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WALLTIME: Final = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d)")
+_LOCAL_BEATS: Final = (2, 10)
+_BATCH_BEATS: Final = (15, 90)
 _BLANK: Final = re.compile(r"\s")
 
 
@@ -268,6 +270,11 @@ class Pool(JobKeys):
                 f"({self.gpus_per_worker}) is above the {count} GPUs of a node; workers would share one"
             )
         return self
+
+    def heartbeats(self, kind: str) -> tuple[int, int]:
+        """Seconds between signs of life, and of silence after which somebody counts as lost."""
+        period, threshold = _LOCAL_BEATS if kind == "local" else _BATCH_BEATS
+        return self.heartbeat_period or period, self.heartbeat_threshold or threshold
 
     @property
     def gpu_count(self) -> int:

@@ -184,6 +184,12 @@ def _joined(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 def _fault_of(pool: Pool, kind: str) -> str | None:
     """What a kind of scheduler cannot do with a pool."""
+    period, threshold = pool.heartbeats(kind)
+    if threshold < 2 * period:
+        return (
+            f"heartbeat_threshold ({threshold} s) must be at least twice heartbeat_period ({period} s): one "
+            "late sign of life is no death"
+        )
     if kind == "local":
         if pool.nodes_per_block != 1:
             return f"nodes_per_block is {pool.nodes_per_block}, but a local site is one node"
