@@ -24,7 +24,8 @@ _SERIAL: Final = "Serial version"
 _ENERGY: Final = re.compile(r"^!\s+total energy\s+=\s*(\S+) Ry", re.MULTILINE)
 _ERROR: Final = re.compile(r"Error in routine\s+(.+?)\s+\((-?\d+)\)\s*:\s*\n(.*?)\n\s*%%%", re.DOTALL)
 _FORCE: Final = re.compile(r"^\s+atom\s+\d+\s+type\s+\d+\s+force =(.*)$", re.MULTILINE)
-_FORCES: Final = re.compile(r"Forces acting on atoms.*?\n(.*?)Total force =", re.DOTALL)
+# With high verbosity the contributions follow, in lines of the same form.
+_FORCES: Final = re.compile(r"Forces acting on atoms.*?\n(.*?)(?:contrib|Total force =)", re.DOTALL)
 _TOTAL_FORCE: Final = re.compile(r"Total force =\s*(\S+)\s+Total SCF correction =\s*(\S+)")
 _STRESS: Final = re.compile(r"total\s+stress\s+\(Ry/bohr\*\*3\).*\n((?:.*\n){3})")
 _GAP: Final = re.compile(r"highest occupied, lowest unoccupied level \(ev\):\s+(\S+)\s+(\S+)")
