@@ -49,6 +49,9 @@ class ANISettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
+    data_parallel: bool = Field(
+        False, description="train on all ranks that the pool's launcher starts, each with a share of the data"
+    )
 
 
 class ANI:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -163,7 +163,13 @@ class Descriptor:
         return aevs
 
 
-def standardisation(aevs: Sequence[FloatArray]) -> tuple[list[FloatArray], FloatArray]:
+def _as_given(values: FloatArray) -> FloatArray:
+    return values
+
+
+def standardisation(
+    aevs: Sequence[FloatArray], total: Callable[[FloatArray], FloatArray] = _as_given
+) -> tuple[list[FloatArray], FloatArray]:
     """Centre of the features of each element, and one scale for all of them.
 
     A scale per feature would amplify the tails of features that hardly vary. The scale is the root
@@ -171,15 +177,16 @@ def standardisation(aevs: Sequence[FloatArray]) -> tuple[list[FloatArray], Float
 
     Args:
         aevs: for each element, (n, F) AEVs of its atoms.
+        total: sums an array over all processes where each gives the AEVs of other atoms.
 
     Returns:
         For each element the (F,) centre, and the (E,) scales.
     """
-    centres, scales = [], []
-    for values in aevs:
-        length = values.shape[1]
-        centre = values.mean(axis=0) if len(values) else values.sum(axis=0)
-        variance = float(((values - centre) ** 2).sum()) / max(len(values) * length, 1)
-        centres.append(centre)
-        scales.append(math.sqrt(variance) if variance > 1e-8 else 1.0)
+    counts = total(np.array([float(len(values)) for values in aevs]))
+    sums = total(np.stack([values.sum(axis=0) for values in aevs]))
+    centres = [part / max(count, 1.0) for part, count in zip(sums, counts, strict=True)]
+    pairs = zip(aevs, centres, strict=True)
+    squares = total(np.array([((values - centre) ** 2).sum() for values, centre in pairs]))
+    variances = squares / np.maximum(counts * sums.shape[1], 1.0)
+    scales = [math.sqrt(variance) if variance > 1e-8 else 1.0 for variance in variances]
     return centres, np.array(scales)

@@ -95,7 +95,8 @@ def _parts(structures: Sequence[Structure], descriptor: Descriptor) -> Iterator[
             yield part
             part = []
         part.append(structure)
-    yield part
+    if part:
+        yield part
 
 
 def derivative(descriptor: Descriptor, batch: Batch) -> Tensor:

@@ -12,6 +12,9 @@ are kept; without a validation split, its last.
 A member that goes on from an earlier one keeps the earlier centres, scales and self energies, as
 its weights only mean something with them; elements that are new get their own. The optimiser starts
 afresh.
+
+Several ranks may train together (:mod:`hpcal.potentials.parallel`): each holds a share of the
+structures, computes its part of the sum over s, and gradients are added up over the ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,66 +29,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcal.core.arrays import AnyArray, FloatArray, IntArray
+from hpcal.core.arrays import FloatArray, IntArray
 from hpcal.core.dataset import Dataset
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import symbol
-from hpcal.core.errors import FormatError, InputError
+from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.core.launch import rank_launcher
 from hpcal.core.protocols import MemberResult, MemberSpec
 from hpcal.core.walker import Split
-from hpcal.potentials import files, fitting
+from hpcal.potentials import files, fitting, parallel
 from hpcal.potentials.descriptors import Descriptor
 from hpcal.potentials.fitting import CHECKPOINT_SECONDS, INITIAL, ORDER, rmse, stream
 from hpcal.potentials.member import Frame, Layers, Member
 from hpcal.potentials.networks import Layer, Network, initial, stacked
+from hpcal.potentials.ranks import ALONE, Ranks, owners
 from hpcal.potentials.training_set import TrainingSet, fit_self_energies
+from hpcal.potentials.training_state import STATE, Job, State, resumed, save
 
 if TYPE_CHECKING:
     from hpcal.potentials.ani import ANISettings
 
-_STATE: Final = "state.hpcal"
 _VALIDATION_BATCH: Final = 64
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
-    """One call of ``fit``: what is trained on what, from where."""
-
-    members: tuple[MemberSpec, ...]
-    train: IntArray
-    validation: IntArray
-    bags: tuple[IntArray, ...]
-    in_bag: Tensor
-    data: TrainingSet
-    frame: Frame
-    start: tuple[Member | None, ...]
-    epochs: int
-    peak_rate: float
-    fingerprint: str
-
-
-@dataclass(kw_only=True, eq=False)
-class _State:
-    """Where a training stands; everything that its checkpoint holds."""
-
-    step: int
-    weights: list[Tensor]
-    optimiser: torch.optim.AdamW
-    best: list[Tensor]
-    best_loss: FloatArray
-    best_epoch: IntArray
-    seconds: float
 
 
 class ANITrainer:
     """Trains ANI members of one campaign; see ``Trainer``."""
 
-    def __init__(self, settings: ANISettings, elements: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, settings: ANISettings, elements: Sequence[int], seed: int, ranks: Ranks = ALONE
+    ) -> None:
         if not elements:
             raise InputError("a trainer needs at least one element")
         self.settings = settings
         self.elements = tuple(sorted({int(z) for z in elements}))
         self.seed = seed
+        self.ranks = ranks
 
     def fit(
         self,
@@ -97,27 +74,64 @@ class ANITrainer:
     ) -> Sequence[MemberResult]:
         """Trains the members together; see ``Trainer``. A step of the deadline is an epoch.
 
+        With ``data_parallel``, in a pool that starts programs of several ranks, these ranks train.
+
         Raises:
             InputError: data or members to start from that do not fit.
-            TaskFailure: it diverged (class physics), or the deadline came first (resource).
+            TaskFailure: it diverged (class physics), the deadline came first (resource), or a rank
+                was lost (node).
         """
         checkpoint = Path(checkpoint)
         fitting.check(dataset, members, self.elements)
-        named = self.settings.model_dump(mode="json", exclude={"members", "jacobian_memory_GB"})
+        left_out = {"members", "jacobian_memory_GB", "data_parallel"}
+        named = self.settings.model_dump(mode="json", exclude=left_out)
         fingerprint = fitting.fingerprint(named, [self.elements, self.seed], dataset, members)
         finished = fitting.finished(checkpoint, fingerprint)
         if finished is not None:
             return finished
-        job = self._job(dataset, members, fingerprint)
-        state = self._resumed(job, checkpoint) or self._begun(job)
-        self._run(job, state, deadline, checkpoint)
+        order = parallel.Order(
+            settings=self.settings.model_dump(mode="json"),
+            elements=self.elements,
+            seed=self.seed,
+            members=tuple(members),
+            fingerprint=fingerprint,
+            every=CHECKPOINT_SECONDS,
+        )
+        launcher = rank_launcher() if self.settings.data_parallel else None
+        if launcher is None:
+            return self.train(order, dataset, deadline, checkpoint)
+        return parallel.train(launcher, order, dataset, deadline, checkpoint)
+
+    def train(
+        self, order: parallel.Order, dataset: Dataset, deadline: Deadline, checkpoint: Path
+    ) -> Sequence[MemberResult]:
+        """Trains in this process, as one of its ranks; the first one has, and writes, the results.
+
+        Raises:
+            InputError, TaskFailure: as ``fit``.
+        """
+        job = self._job(dataset, order.members, order.fingerprint)
+        decay = self.settings.weight_decay
+        state = resumed(job, checkpoint, decay) or self._begun(job)
+        self._check_step(state, checkpoint)
+        self._run(job, state, deadline, checkpoint, order.every)
         results = self._results(job, state, dataset, checkpoint)
-        fitting.finish(checkpoint, fingerprint, results, checkpoint / _STATE)
+        if self.ranks.rank == 0:
+            fitting.finish(checkpoint, order.fingerprint, results, checkpoint / STATE)
         return results
+
+    def _check_step(self, state: State, checkpoint: Path) -> None:
+        first, last = self.ranks.largest(np.array([-float(state.step), float(state.step)]))
+        if -first != last:
+            raise TaskFailure(
+                FailureClass.NODE,
+                f"the ranks read different checkpoints from {checkpoint} (steps {-first:.0f} to "
+                f"{last:.0f}): it must be on a file system that all nodes share",
+            )
 
     # What a training consists of
 
-    def _job(self, dataset: Dataset, members: Sequence[MemberSpec], fingerprint: str) -> _Job:
+    def _job(self, dataset: Dataset, members: Sequence[MemberSpec], fingerprint: str) -> Job:
         train, validation = dataset.where(Split.TRAIN), dataset.where(Split.VALIDATION)
         used = np.concatenate([train, validation])
         start = tuple(self._earlier(m.start_from) if m.start_from else None for m in members)
@@ -126,15 +140,18 @@ class ANITrainer:
         self_energies = fit_self_energies(dataset, self.elements, train, known)
         from hpcal.potentials.ani import resolve
 
-        device = torch.device(resolve(self.settings.device))
+        device = self.ranks.device(resolve(self.settings.device))
         dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
+        sizes = dataset.sizes[used]
+        own, place = self._share(sizes, len(train))
         data = TrainingSet(
-            dataset.take(used),
+            dataset.take(used[own]),
             Descriptor(self.settings.aev, self.elements, device=device, dtype=dtype),
             self_energies=self_energies,
             known=None if earlier is None else (earlier.centres, earlier.scales, earlier.trained),
-            basis=np.arange(len(train)),
+            basis=np.flatnonzero(own < len(train)),
             keep_memory=self.settings.jacobian_memory_GB * 1e9,
+            ranks=self.ranks,
         )
         seen = set(dataset.take(train).elements) | set(known)
         frame = Frame(
@@ -152,19 +169,31 @@ class ANITrainer:
         for row, bag in enumerate(bags):
             in_bag[row, torch.as_tensor(bag)] = 1.0
         warm = all(m is not None for m in start)
-        return _Job(
+        return Job(
             members=tuple(members),
             train=np.arange(len(train)),
             validation=np.arange(len(train), len(used)),
             bags=bags,
             in_bag=in_bag.to(device),
+            sizes=sizes,
+            has_forces=fitting.with_forces(dataset)[used],
             data=data,
+            place=place,
             frame=frame,
             start=start,
             epochs=self.settings.warm_epochs if warm else self.settings.epochs,
             peak_rate=self.settings.warm_learning_rate if warm else self.settings.learning_rate,
             fingerprint=fingerprint,
         )
+
+    def _share(self, sizes: IntArray, n_train: int) -> tuple[IntArray, IntArray]:
+        """Structures that this rank holds, and the (n,) place of each among them or -1."""
+        splits = (sizes[:n_train], sizes[n_train:])
+        owner = np.concatenate([owners(part, self.ranks.size) for part in splits])
+        own = np.flatnonzero(owner == self.ranks.rank)
+        place = np.full(len(sizes), -1, dtype=np.int64)
+        place[own] = np.arange(len(own))
+        return own, place
 
     def _earlier(self, path: str) -> Member:
         member = Member.read(Path(path))
@@ -185,27 +214,11 @@ class ANITrainer:
 
     # The optimisation
 
-    def _begun(self, job: _Job) -> _State:
+    def _begun(self, job: Job) -> State:
         weights = self._initial_weights(job)
-        return self._state(job, weights, [w.clone() for w in weights])
+        return State.at_start(job, weights, [w.clone() for w in weights], self.settings.weight_decay)
 
-    def _state(self, job: _Job, weights: list[Tensor], best: list[Tensor]) -> _State:
-        leaves = [w.detach().requires_grad_() for w in weights]
-        optimiser = torch.optim.AdamW(
-            leaves, lr=job.peak_rate, weight_decay=self.settings.weight_decay, fused=True
-        )
-        n = len(job.members)
-        return _State(
-            step=0,
-            weights=leaves,
-            optimiser=optimiser,
-            best=best,
-            best_loss=np.full(n, np.inf),
-            best_epoch=np.zeros(n, dtype=np.int64),
-            seconds=0.0,
-        )
-
-    def _initial_weights(self, job: _Job) -> list[Tensor]:
+    def _initial_weights(self, job: Job) -> list[Tensor]:
         """Flat list of stacked weights and biases; first layers hold the kept features only."""
         members = [self._whole(job, k) for k in range(len(job.members))]
         flat: list[Tensor] = []
@@ -214,11 +227,11 @@ class ANITrainer:
             for member in members:
                 (weight, bias), rest = member[e][0], member[e][1:]
                 own = [(weight[:, kept], bias), *rest]
-                layers.append([(self._tensor(job, w), self._tensor(job, b)) for w, b in own])
+                layers.append([(job.tensor(w), job.tensor(b)) for w, b in own])
             flat.extend(t for layer in stacked(layers) for t in layer.tensors)
         return flat
 
-    def _whole(self, job: _Job, k: int) -> tuple[Layers, ...]:
+    def _whole(self, job: Job, k: int) -> tuple[Layers, ...]:
         """Networks of a member before training, with all features."""
         rng = stream(job.members[k].seed, INITIAL)
         fresh = tuple(tuple(initial(job.frame.widths, rng)) for _ in self.elements)
@@ -230,21 +243,18 @@ class ANITrainer:
             moved.networks[e] if z in earlier.frame.trained else fresh[e] for e, z in enumerate(self.elements)
         )
 
-    @staticmethod
-    def _tensor(job: _Job, values: AnyArray) -> Tensor:
-        return torch.tensor(values, device=job.data.device, dtype=job.data.dtype)
-
-    def _run(self, job: _Job, state: _State, deadline: Deadline, checkpoint: Path) -> None:
+    def _run(self, job: Job, state: State, deadline: Deadline, checkpoint: Path, every: float) -> None:
         size = self.settings.batch_size
         per_epoch = math.ceil(len(job.train) / size)
         total, began, first = job.epochs * per_epoch, time.monotonic(), state.step
         saved, before = began, state.seconds
         while state.step < total:
             state.seconds = before + time.monotonic() - began
-            if deadline.expired((state.step - first) // per_epoch):
+            # All stop at the same step, whosever clock or request it is.
+            if self.ranks.any(deadline.expired((state.step - first) // per_epoch)):
                 self._save(job, state, checkpoint)
                 raise fitting.out_of_time(state.step // per_epoch, job.epochs, state.seconds, checkpoint)
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if time.monotonic() - saved >= every:
                 self._save(job, state, checkpoint)
                 saved = time.monotonic()
             epoch, place = divmod(state.step, per_epoch)
@@ -255,16 +265,23 @@ class ANITrainer:
                 self._epoch_ended(job, state, epoch)
         state.seconds = before + time.monotonic() - began
 
-    def _step(self, job: _Job, state: _State, index: IntArray, total: int) -> None:
+    def _step(self, job: Job, state: State, index: IntArray, total: int) -> None:
         for group in state.optimiser.param_groups:
             group["lr"] = self._rate(job, state.step, total)
-        loss = self._losses(job, self._networks(state.weights), index, job.in_bag[:, index]).sum()
-        gradients = torch.autograd.grad(loss, state.weights)
+        gradients = self.ranks.summed(self._gradients(job, state, index))
         for weight, gradient in zip(state.weights, gradients, strict=True):
             weight.grad = gradient
         state.optimiser.step()
 
-    def _rate(self, job: _Job, step: int, total: int) -> float:
+    def _gradients(self, job: Job, state: State, index: IntArray) -> Sequence[Tensor]:
+        """This rank's part of the gradient of the loss."""
+        if not len(job.own(index)):
+            return [torch.zeros_like(w) for w in state.weights]
+        loss = self._losses(job, self._networks(state.weights), index, job.in_bag[:, index]).sum()
+        # The fused optimiser of the CPU reads a gradient in the order of its memory, whatever its strides.
+        return [gradient.contiguous() for gradient in torch.autograd.grad(loss, state.weights)]
+
+    def _rate(self, job: Job, step: int, total: int) -> float:
         rising = self.settings.warmup * total
         if step < rising:
             return job.peak_rate * (step + 1) / max(rising, 1.0) if rising > 1 else job.peak_rate
@@ -272,15 +289,23 @@ class ANITrainer:
         low = min(self.settings.final_learning_rate, job.peak_rate)
         return low + 0.5 * (job.peak_rate - low) * (1.0 + math.cos(math.pi * share))
 
-    def _losses(self, job: _Job, networks: Sequence[Network], index: IntArray, mask: Tensor) -> Tensor:
-        """(M,) loss of each member over some structures, those outside its (M, b) mask left out."""
-        energy, force = self._squares(job, networks, index)
+    def _losses(self, job: Job, networks: Sequence[Network], index: IntArray, mask: Tensor) -> Tensor:
+        """(M,) part of this rank in the loss of each member over some structures.
+
+        Those outside its (M, b) mask are left out.
+        """
+        own = job.own(index)
+        energy, force = self._squares(job, networks, job.place[index[own]])
         settings = self.settings
         each = settings.energy_weight * energy + settings.force_weight * force
-        return (each * mask).sum(dim=1) / len(index)
+        return (each * mask[:, own]).sum(dim=1) / len(index)
 
-    def _squares(self, job: _Job, networks: Sequence[Network], index: IntArray) -> tuple[Tensor, Tensor]:
-        """(M, b) ΔE²/N and (M, b) mean over atoms of ΔF², zero where a label has no forces."""
+    def _squares(self, job: Job, networks: Sequence[Network], index: IntArray) -> tuple[Tensor, Tensor]:
+        """(M, b) ΔE²/N and mean over atoms of ΔF², zero where a label has no forces.
+
+        Args:
+            index: b structures by their place in the job's data.
+        """
         data = job.data
         predicted = data.predict(networks, index, self.settings.activation)
         energies, forces = data.reference(index)
@@ -298,7 +323,9 @@ class ANITrainer:
             for e in range(len(self.elements))
         ]
 
-    def _epoch_ended(self, job: _Job, state: _State, epoch: int) -> None:
+    def _epoch_ended(self, job: Job, state: State, epoch: int) -> None:
+        # Ranks on unequal processors would drift apart in the last digits.
+        self.ranks.as_first(state.weights)
         watched = job.validation if len(job.validation) else None
         if watched is None:
             finite = torch.stack([torch.isfinite(w).flatten(1).all(dim=1) for w in state.weights]).all(dim=0)
@@ -307,7 +334,8 @@ class ANITrainer:
             loss = self._validated(job, state.weights)
         if not np.isfinite(loss).all():
             bad = [job.members[k].index for k in np.flatnonzero(~np.isfinite(loss))]
-            largest = float(job.data.forces.abs().max())
+            own = np.abs(job.data.forces.double().cpu().numpy()).max(initial=0.0)
+            largest = float(self.ranks.largest(np.array([own]))[0])
             raise fitting.diverged(bad, epoch + 1, job.peak_rate, largest)
         better = loss < state.best_loss
         chosen = torch.as_tensor(better, device=job.data.device)
@@ -316,75 +344,37 @@ class ANITrainer:
         state.best_loss = np.where(better, loss, state.best_loss)
         state.best_epoch = np.where(better, epoch + 1, state.best_epoch)
 
-    def _validated(self, job: _Job, weights: Sequence[Tensor]) -> FloatArray:
+    def _validated(self, job: Job, weights: Sequence[Tensor]) -> FloatArray:
         energy, force = self._errors(job, weights, job.validation)
         settings = self.settings
         each = settings.energy_weight * energy + settings.force_weight * force
         return np.asarray(each.mean(axis=1))
 
-    def _errors(self, job: _Job, weights: Sequence[Tensor], index: IntArray) -> tuple[FloatArray, FloatArray]:
-        """(M, n) ΔE²/N and mean ΔF² of structures."""
+    def _errors(self, job: Job, weights: Sequence[Tensor], index: IntArray) -> tuple[FloatArray, FloatArray]:
+        """(M, n) ΔE²/N and mean ΔF² of structures; every rank computes its own and has all."""
         networks = self._networks([w.detach() for w in weights])
-        parts = []
-        for start in range(0, len(index), _VALIDATION_BATCH):
-            energy, force = self._squares(job, networks, index[start : start + _VALIDATION_BATCH])
-            parts.append((energy.detach().double().cpu().numpy(), force.detach().double().cpu().numpy()))
-        return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)
+        own = job.own(index)
+        result = np.zeros((2, len(job.members), len(index)))
+        for start in range(0, len(own), _VALIDATION_BATCH):
+            part = own[start : start + _VALIDATION_BATCH]
+            for which, squares in enumerate(self._squares(job, networks, job.place[index[part]])):
+                result[which][:, part] = squares.detach().double().cpu().numpy()
+        energy, force = self.ranks.total(result)
+        return energy, force
 
     # Checkpoints and results
 
-    def _save(self, job: _Job, state: _State, checkpoint: Path) -> None:
-        def arrays(tensors: Sequence[Tensor]) -> list[AnyArray]:
-            return [t.detach().cpu().numpy() for t in tensors]
+    def _save(self, job: Job, state: State, checkpoint: Path) -> None:
+        if self.ranks.rank == 0:
+            save(job, state, checkpoint)
 
-        moments = [state.optimiser.state.get(w, {}) for w in state.weights]
-        files.write(
-            checkpoint / _STATE,
-            {
-                "kind": _STATE,
-                "fingerprint": job.fingerprint,
-                "step": state.step,
-                "weights": arrays(state.weights),
-                "first": arrays([m["exp_avg"] for m in moments if m]),
-                "second": arrays([m["exp_avg_sq"] for m in moments if m]),
-                "best": arrays(state.best),
-                "best_loss": state.best_loss,
-                "best_epoch": state.best_epoch,
-                "seconds": state.seconds,
-            },
-        )
-
-    def _resumed(self, job: _Job, checkpoint: Path) -> _State | None:
-        """The state of an interrupted call; None where there is none of this very training."""
-        if not (checkpoint / _STATE).exists():
-            return None
-        try:
-            saved = files.read(checkpoint / _STATE, _STATE)
-        except FormatError:
-            # Only a file that was damaged from outside: training afresh costs time, not results.
-            return None
-        if saved["fingerprint"] != job.fingerprint:
-            return None
-        state = self._state(
-            job,
-            [self._tensor(job, w) for w in saved["weights"]],
-            [self._tensor(job, w) for w in saved["best"]],
-        )
-        state.step, state.seconds = saved["step"], saved["seconds"]
-        state.best_loss, state.best_epoch = saved["best_loss"], saved["best_epoch"]
-        for weight, first, second in zip(state.weights, saved["first"], saved["second"], strict=False):
-            state.optimiser.state[weight] = {
-                "step": torch.tensor(float(state.step), dtype=torch.float32, device=weight.device),
-                "exp_avg": self._tensor(job, first),
-                "exp_avg_sq": self._tensor(job, second),
-            }
-        return state
-
-    def _results(self, job: _Job, state: _State, dataset: Dataset, checkpoint: Path) -> list[MemberResult]:
+    def _results(self, job: Job, state: State, dataset: Dataset, checkpoint: Path) -> list[MemberResult]:
         train_errors = self._errors(job, state.best, job.train)
         validation_errors = self._errors(job, state.best, job.validation) if len(job.validation) else None
+        if self.ranks.rank != 0:
+            return []
         train_ids = dataset.ids[dataset.where(Split.TRAIN)]
-        sizes, has = np.array(job.data.sizes, dtype=np.float64), job.data.has_forces
+        sizes, has = job.sizes.astype(np.float64), job.has_forces
         results = []
         for k, spec in enumerate(job.members):
             bag = job.bags[k]
@@ -408,7 +398,7 @@ class ANITrainer:
             )
         return results
 
-    def _trained(self, job: _Job, state: _State, k: int) -> tuple[Layers, ...]:
+    def _trained(self, job: Job, state: State, k: int) -> tuple[Layers, ...]:
         """The best weights of a member, with features left out in training as they began."""
         before = self._whole(job, k)
         networks = []

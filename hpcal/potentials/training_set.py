@@ -17,6 +17,7 @@ from hpcal.potentials.descriptors import Descriptor, standardisation
 from hpcal.potentials.fitting import with_forces
 from hpcal.potentials.jacobian import Jacobians, jacobians, memory
 from hpcal.potentials.networks import Activation, Network, energies_and_slopes
+from hpcal.potentials.ranks import ALONE, Ranks
 
 _AT_ONCE = 2000
 """Atoms whose descriptors are computed together."""
@@ -36,12 +37,14 @@ class TrainingSet:
     """Labelled structures with cached descriptors.
 
     Args:
-        dataset: the structures, all of elements that the descriptor knows.
+        dataset: the structures, all of elements that the descriptor knows; of several ranks, the
+            share of this one, which may be none.
         descriptor: gives the parameters, device and precision.
         self_energies: (E,) constants, eV.
         centres, scales: standardisation; None to take it from the structures ``basis``.
         basis: indices of the structures that the standardisation is taken from.
-        keep_memory: bytes that cached derivatives may take.
+        keep_memory: bytes that cached derivatives may take in this process.
+        ranks: those that hold the other structures.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class TrainingSet:
         known: tuple[FloatArray, FloatArray, Sequence[int]] | None,
         basis: IntArray,
         keep_memory: float,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.descriptor = descriptor
         self.structures = dataset.structures()
@@ -60,8 +64,8 @@ class TrainingSet:
         device, dtype = descriptor.table.device, descriptor.computer.radial.shifts.dtype
         self.device, self.dtype = device, dtype
         raw, self.first = _descriptors(descriptor, self.structures)
-        self.centres, self.scales = _frame(descriptor, raw, self.first, basis, known)
-        self.kept = [_kept(values, self.centres[e]) for e, values in enumerate(raw)]
+        self.centres, self.scales = _frame(descriptor, raw, self.first, basis, known, ranks=ranks)
+        self.kept = _kept(raw, self.centres, ranks)
         self.x = [
             ((values[:, kept] - self.centres[e][kept]) / self.scales[e])
             for e, (values, kept) in enumerate(zip(raw, self.kept, strict=True))
@@ -79,7 +83,8 @@ class TrainingSet:
         itemsize = torch.finfo(dtype).bits // 8
         width = max(len(kept) for kept in self.kept)
         self.cached: Jacobians | None = None
-        if memory(self.sizes, width, itemsize) <= keep_memory:
+        # One rank that recomputes would have all the others wait for it.
+        if not ranks.any(memory(self.sizes, width, itemsize) > keep_memory):
             self.cached = jacobians(descriptor, self.structures, self.columns, self.scales.tolist())
 
     def predict(self, networks: Sequence[Network], index: IntArray, activation: Activation) -> Prediction:
@@ -184,7 +189,7 @@ def _descriptors(
 ) -> tuple[list[FloatArray], list[IntArray]]:
     """For each element, (n, F) AEVs of its atoms in float64 and the (S + 1,) first atom of each structure."""
     n_elements = len(descriptor.elements)
-    values: list[list[FloatArray]] = [[] for _ in range(n_elements)]
+    values: list[list[FloatArray]] = [[np.zeros((0, descriptor.length))] for _ in range(n_elements)]
     counts = np.zeros((len(structures), n_elements), dtype=np.int64)
     start = 0
     while start < len(structures):
@@ -213,13 +218,16 @@ def _frame(
     first: Sequence[IntArray],
     basis: IntArray,
     known: tuple[FloatArray, FloatArray, Sequence[int]] | None,
+    *,
+    ranks: Ranks,
 ) -> tuple[FloatArray, FloatArray]:
     """Centres (E, F) and scales (E,): those known for an element, else those of the basis."""
+    none = np.zeros(0, dtype=np.int64)
     chosen = [
-        values[np.concatenate([np.arange(f[i], f[i + 1]) for i in basis])]
+        values[np.concatenate([none, *(np.arange(f[i], f[i + 1]) for i in basis)])]
         for values, f in zip(raw, first, strict=True)
     ]
-    fitted, scales = standardisation(chosen)
+    fitted, scales = standardisation(chosen, ranks.total)
     centres = np.stack(fitted)
     if known is not None:
         earlier = [e for e, z in enumerate(descriptor.elements) if z in known[2]]
@@ -227,8 +235,8 @@ def _frame(
     return centres, scales
 
 
-def _kept(values: FloatArray, centre: FloatArray) -> IntArray:
-    """Features that vary or are centred away from zero; at least one."""
-    largest = np.abs(values).max(axis=0) if len(values) else np.zeros(values.shape[1])
-    kept = np.flatnonzero((largest > _VANISHING) | (np.abs(centre) > _VANISHING))
-    return kept if len(kept) else np.array([0])
+def _kept(raw: Sequence[FloatArray], centres: FloatArray, ranks: Ranks) -> list[IntArray]:
+    """For each element, features that vary or are centred away from zero; at least one."""
+    largest = ranks.largest(np.stack([np.abs(values).max(axis=0, initial=0.0) for values in raw]))
+    kept = [np.flatnonzero(row) for row in (largest > _VANISHING) | (np.abs(centres) > _VANISHING)]
+    return [features if len(features) else np.array([0]) for features in kept]

@@ -56,6 +56,25 @@ def test_training_learns_xtb_forces_of_water(water, tmp_path, trained):
         assert result.metrics["seconds"] > 0
 
 
+def test_a_step_follows_the_gradient_whatever_its_layout_in_memory(mixed_dataset):
+    """AdamW's first step moves a weight by the rate against the sign of its gradient.
+
+    The gradients of layers between two hidden ones come transposed from autograd.
+    """
+    trainer = kind(dtype="float64", weight_decay=0.0, warmup=0.0).trainer(mixed_dataset().elements, 1)
+    job = trainer._job(mixed_dataset(), [MemberSpec(index=0, seed=1), MemberSpec(index=1, seed=2)], "")
+    state, index = trainer._begun(job), np.arange(4)
+    before = [w.detach().clone() for w in state.weights]
+    loss = trainer._losses(job, trainer._networks(state.weights), index, job.in_bag[:, index]).sum()
+    gradients = torch.autograd.grad(loss, state.weights)
+    assert not all(g.is_contiguous() for g in gradients)
+    trainer._step(job, state, index, 100)
+    for old, new, gradient in zip(before, state.weights, gradients, strict=True):
+        clear = gradient.abs() > 1e-6
+        expected = old - job.peak_rate * gradient.sign()
+        assert torch.allclose(new.detach()[clear], expected[clear], rtol=0, atol=0.02 * job.peak_rate)
+
+
 def test_bags_hold_the_stated_share_of_the_train_split(water, tmp_path, trained):
     results = trained(kind(epochs=1, bagging=0.75), water, tmp_path, members=3)
     train = {int(i) for i in water.ids[water.where(Split.TRAIN)]}
