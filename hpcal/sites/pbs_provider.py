@@ -29,8 +29,9 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
         grace_seconds: after its submission in which a job may be unknown to PBS.
         ended: called once for each block whose job has ended; or None.
         scheduler: a PBS with its own timeout unless given.
-        memory_GB: asked for on each node, or None for what the site gives.
-        gpus_per_node: asked for on each node as ``ngpus``; 0 asks for none.
+        mem_per_node: memory asked for on each node, GB, or None for what the site gives.
+        gpus_per_node: asked for on each node as ``ngpus``, or None; for sites that define it.
+        ranks_per_node: of the programs that tasks start; PBS names a node to launchers that often.
         filesystems: that must be up, such as ``home:eagle``; for sites that ask for it.
         place: how nodes are shared, such as ``scatter:excl``; by default, several nodes are
             different ones.
@@ -53,8 +54,9 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
         grace_seconds: float = 60.0,
         ended: Callable[[str, Job], None] | None = None,
         scheduler: Scheduler | None = None,
-        memory_GB: int | None = None,  # noqa: N803
-        gpus_per_node: int = 0,
+        mem_per_node: int | None = None,
+        gpus_per_node: int | None = None,
+        ranks_per_node: int = 1,
         filesystems: str | None = None,
         place: str | None = None,
         cmd_timeout: int = 60,
@@ -70,8 +72,9 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
             cmd_timeout=cmd_timeout,
             **options,
         )
-        self.memory_GB = memory_GB
+        self.mem_per_node = mem_per_node
         self.gpus_per_node = gpus_per_node
+        self.ranks_per_node = ranks_per_node
         self.filesystems = filesystems
         self.place = place or ("scatter" if self.nodes_per_block > 1 else None)
         for name in ("account", "queue", "select_options", "filesystems", "place"):
@@ -95,13 +98,21 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
             *filter(None, (line.strip() for line in self.scheduler_options.splitlines())),
             "",
             f"cd {shlex.quote(str(base.parent))}",  # PBS starts jobs in the home folder
+            *self._variables(job_name),
             self.worker_init,
-            f"export JOBNAME={shlex.quote(job_name)}",  # launchers name their files by it
             launched,
             "",
         ]
         script.path.write_text("\n".join(lines))
         return script
+
+    def _variables(self, job_name: str) -> list[str]:
+        """Lines before the site's own, which come last and win."""
+        lines = [f"export JOBNAME={shlex.quote(job_name)}"]  # launchers name their files by it
+        lines.append(f"export PARSL_CORES={self.cpus_per_node}")
+        if self.mem_per_node is not None:
+            lines.append(f"export PARSL_MEMORY_GB={self.mem_per_node}")
+        return lines
 
     def _asked(self) -> dict[str, str]:
         """What PBS is asked for."""
@@ -109,6 +120,7 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
             "-N": self.pool[:_LONGEST_NAME],
             "-S": "/bin/bash",
             "-m": "n",
+            "-r": "n",  # a lost block is replaced by another
             "-q": self.queue,
             "-A": self.account,
             "-l walltime=": self.walltime,
@@ -119,12 +131,15 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
         return {name: value for name, value in asked.items() if value}
 
     def _select(self) -> str:
+        asked = {
+            "ncpus": self.cpus_per_node,
+            "mpiprocs": self.ranks_per_node if self.ranks_per_node > 1 else None,
+            "mem": f"{self.mem_per_node}gb" if self.mem_per_node else None,
+            "ngpus": self.gpus_per_node,
+        }
         own = self.select_options.strip(":")
-        memory = f"mem={self.memory_GB}gb" if self.memory_GB else ""
-        gpus = f"ngpus={self.gpus_per_node}" if self.gpus_per_node else ""
-        given = {word.partition("=")[0] for word in own.split(":")}
-        # PBS refuses a resource that is there twice.
-        ours = [w for w in (f"ncpus={self.cpus_per_node}", memory, gpus) if w.partition("=")[0] not in given]
+        given = {word.partition("=")[0] for word in own.split(":")}  # PBS refuses a resource given twice
+        ours = [f"{name}={value}" for name, value in asked.items() if value and name not in given]
         return ":".join(filter(None, (str(self.nodes_per_block), *ours, own)))
 
 

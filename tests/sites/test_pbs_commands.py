@@ -68,6 +68,7 @@ def test_a_job_from_submission_to_its_end(standin: StandIn) -> None:
     assert (Path("try.o0").read_text(), Path("try.e0").read_text()) == ("out\n", "err\n")
 
 
+@pytest.mark.pbs
 def test_walltime_is_told_from_failure(standin: StandIn) -> None:
     pbs = PBS()
     id_ = pbs.submit(script(SLEEPER, "-l walltime=00:00:01"), mark=MARK)
@@ -182,6 +183,7 @@ def test_server_down_ends_no_job(standin: StandIn) -> None:
     assert look(pbs, id_).state is SchedulerState.RUNNING
 
 
+@pytest.mark.pbs
 def test_commands_that_hang_or_are_not_there(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     standin.set(qstat_takes_s=5)
     with pytest.raises(SchedulerError, match=r"qstat did not answer within 0\.3 s"):
@@ -193,6 +195,7 @@ def test_commands_that_hang_or_are_not_there(standin: StandIn, monkeypatch: pyte
         PBS().submit(script(), mark=MARK)
 
 
+@pytest.mark.pbs
 @pytest.mark.parametrize("late", ["qsub_answers_after_s", "qsub_queues_after_s"])
 def test_a_submission_that_timed_out_is_found_by_its_mark(standin: StandIn, late: str) -> None:
     standin.set(**{late: 0.9})
@@ -200,6 +203,7 @@ def test_a_submission_that_timed_out_is_found_by_its_mark(standin: StandIn, late
     assert [job["id"] for job in standin.jobs().values()] == [id_]
 
 
+@pytest.mark.pbs
 def test_a_submission_that_never_arrived(standin: StandIn) -> None:
     standin.go_down(600)
     with pytest.raises(SchedulerError, match="qsub"):
@@ -256,6 +260,7 @@ def test_a_stuck_job_is_taken_off_the_books_only_when_cancelled_again(
     assert look(pbs, id_).state is SchedulerState.ENDED
 
 
+@pytest.mark.pbs
 def test_a_job_after_another(standin: StandIn) -> None:
     pbs = PBS()
     first = pbs.submit(script("#!/bin/bash\nsleep 0.5; exit 1\n"), mark="a")

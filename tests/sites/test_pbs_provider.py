@@ -72,11 +72,11 @@ def test_the_batch_script(tmp_path: Path) -> None:
         walltime="01:30:00",
         nodes_per_block=2,
         cpus_per_node=32,
-        memory_GB=200,
+        mem_per_node=200,
         gpus_per_node=4,
         select_options="system=polaris",
         filesystems="home:eagle",
-        scheduler_options="#PBS -W umask=027\n\n  #PBS -r n",
+        scheduler_options="#PBS -W umask=027\n\n  #PBS -j n",
         worker_init="module load conda",
     )
     scripts = tmp_path / "scripts"
@@ -87,6 +87,7 @@ def test_the_batch_script(tmp_path: Path) -> None:
         "#PBS -N label",
         "#PBS -S /bin/bash",
         "#PBS -m n",
+        "#PBS -r n",
         "#PBS -q debug",
         "#PBS -A ProjectX",
         "#PBS -l walltime=01:30:00",
@@ -94,11 +95,13 @@ def test_the_batch_script(tmp_path: Path) -> None:
         "#PBS -l place=scatter",
         "#PBS -l filesystems=home:eagle",
         "#PBS -W umask=027",
-        "#PBS -r n",
+        "#PBS -j n",
         "",
         f"cd {scripts}",
-        "module load conda",
         "export JOBNAME=parsl.label.block-0",
+        "export PARSL_CORES=32",
+        "export PARSL_MEMORY_GB=200",
+        "module load conda",
         "run workers",
     ]
 
@@ -114,7 +117,8 @@ def test_what_is_not_given_is_not_asked_for(tmp_path: Path) -> None:
     [
         ({"select_options": ":ngpus=1"}, "1:ncpus=1:ngpus=1"),
         ({"select_options": "ngpus=1", "gpus_per_node": 4}, "1:ncpus=1:ngpus=1"),
-        ({"select_options": "mem=7gb:ncpus=3", "memory_GB": 9}, "1:mem=7gb:ncpus=3"),
+        ({"select_options": "mem=7gb:ncpus=3", "mem_per_node": 9}, "1:mem=7gb:ncpus=3"),
+        ({"cpus_per_node": 8, "ranks_per_node": 2}, "1:ncpus=8:mpiprocs=2"),
         ({"place": "scatter:excl"}, "1:ncpus=1"),
     ],
 )
@@ -267,6 +271,13 @@ def test_a_slow_submission_leaves_no_second_job(standin: StandIn, tmp_path: Path
     time.sleep(2)
     blocks.status([id_])
     assert len(standin.jobs()) == 1
+
+
+def test_a_block_of_two_nodes_with_two_ranks_each(standin: StandIn, tmp_path: Path) -> None:
+    blocks = provider(tmp_path, nodes_per_block=2, cpus_per_node=2, ranks_per_node=2)
+    id_ = blocks.submit("cat $PBS_NODEFILE", 1, "block-0")
+    wait_for_state(blocks, id_, JobState.COMPLETED)
+    assert blocks.status([id_])[0].stdout.split() == ["node01", "node01", "node02", "node02"]
 
 
 @pytest.mark.pbs

@@ -178,7 +178,7 @@ def start(job: Job, placed: list[dict[str, Any]], jobs: dict[str, Job]) -> None:
     job |= {"state": "R", "placed": placed, "gpus": gpus, "stime": now}
     when = time.strftime("%a %b %d at %H:%M", time.localtime(now))
     job["comment"] = f"Job run at {when} on {'+'.join(parts)}"
-    watcher = [sys.executable, str(Path(__file__).with_name("mom.py")), number(job["id"])]
+    watcher = [sys.executable, "-ES", str(Path(__file__).with_name("mom.py")), number(job["id"])]
     nowhere = subprocess.DEVNULL
     subprocess.Popen(watcher, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere)
 

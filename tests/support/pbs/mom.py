@@ -53,7 +53,7 @@ def environment(job: books.Job) -> dict[str, str]:
     """What a job finds: of the submitting shell only what `-v` or `-V` hand on."""
     own = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME") if name in os.environ}
     nodes = books.folder() / "spool" / f"{job['id']}.nodes"
-    nodes.write_text("".join(f"{chunk['node']}\n" for chunk in job["placed"]))
+    nodes.write_text("".join(f"{chunk['node']}\n" * chunk["mpiprocs"] for chunk in job["placed"]))
     gpus = [gpu.split(":")[1] for gpu in job["gpus"] if gpu.startswith(f"{job['placed'][0]['node']}:")]
     return {
         **own,
