@@ -12,6 +12,13 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; energies in eV, lengths in Å."
 )
 site_option = click.option("--site", metavar="SITE", help="Site file, or the name of one.")
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of ${NAME} in the site file, before that of the environment; may be repeated.",
+)
 inline_option = click.option(
     "--inline",
     is_flag=True,
@@ -35,6 +42,7 @@ def init(example: str | None) -> None:
 @click.command(short_help="Start a campaign, or resume it in its folder.")
 @click.argument("campaign", type=FILE)
 @site_option
+@set_option
 @click.option("--dir", "folder", type=FILE, help="Folder of the campaign.  [default: its name]")
 @click.option("--accept-changes", is_flag=True, help="Go on although the campaign file has changed.")
 @click.option(
@@ -53,9 +61,11 @@ def run(
     accept_changes: bool,
     store_url: str | None,
     inline: bool,
+    assignments: tuple[str, ...],
 ) -> None:
     """Start the campaign of a file, or resume it where its folder already holds it."""
     from hpcal.cli import run as command
+    from hpcal.sites.variables import parse_assignments
 
     command.run(
         campaign,
@@ -64,18 +74,21 @@ def run(
         accept_changes=accept_changes,
         inline=inline,
         store_url=store_url,
+        values=parse_assignments(assignments),
     )
 
 
 @click.command(short_help="Resume the campaign of a folder.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @site_option
+@set_option
 @inline_option
-def resume(folder: Path, site: str | None, inline: bool) -> None:
+def resume(folder: Path, site: str | None, inline: bool, assignments: tuple[str, ...]) -> None:
     """Resume the campaign in DIR, on the site it ran on or another one."""
     from hpcal.cli import run as command
+    from hpcal.sites.variables import parse_assignments
 
-    command.resume(folder, site=site, inline=inline)
+    command.resume(folder, site=site, inline=inline, values=parse_assignments(assignments))
 
 
 @click.command(short_help="Ask for more labels, generations or samplers.")

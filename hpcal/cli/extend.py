@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hpcal.cli.folders import holder, reading
-from hpcal.cli.run import Machine, _former_site, _resume
+from hpcal.cli.run import Machine, _resume
 from hpcal.core.errors import CampaignHeld
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.extend import Extension, extended
@@ -32,7 +32,7 @@ def extend(root: Path, extension: Extension, *, site: str | None, run: bool, inl
         _refuse_running(store, root)
         with store.session() as session:
             former = dict(campaigns.campaign(session).site)
-        machine = Machine.of(site or _former_site(former), inline=inline)
+        machine = Machine.again(former, site, inline=inline)
         spec = extended(store, root, extension, machine.nobody())
         changes = difference(recorded_spec(store), spec)
     if not run:

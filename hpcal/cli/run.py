@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,11 +40,13 @@ def run(
     accept_changes: bool,
     inline: bool,
     store_url: str | None = None,
+    values: Mapping[str, str] | None = None,
 ) -> None:
     """Starts the campaign of a file, or resumes it where the folder holds it.
 
     Args:
         store_url: PostgreSQL URL for the store of a new campaign.
+        values: stand for ``${NAME}`` in the site file, as by ``--set``.
 
     Raises:
         InputError: the file, its data or the folder cannot be used.
@@ -54,12 +56,12 @@ def run(
     spec = read_campaign(file)
     root = folder if folder is not None else Path(spec.name)
     if begun(root):
-        _resume(root, spec=spec, site=site, accept_changes=accept_changes, inline=inline)
+        _resume(root, spec=spec, site=site, accept_changes=accept_changes, inline=inline, values=values)
         return
     refuse_foreign(root)
     if store_url is not None:
         checked_url(store_url)
-    machine = Machine.of(site or DEFAULT_SITE, inline=inline)
+    machine = Machine.of(site or DEFAULT_SITE, inline=inline, values=values)
     machine.check_folder(root)
     with _terminated_as_interrupted():
         context, notes = begin(spec, root, machine.nobody(), machine.record(), store_url=store_url)
@@ -69,15 +71,21 @@ def run(
         _carry_on(context, machine, root)
 
 
-def resume(root: Path, *, site: str | None, inline: bool) -> None:
+def resume(root: Path, *, site: str | None, inline: bool, values: Mapping[str, str] | None = None) -> None:
     """Resumes the campaign of a folder. Raises as :func:`run`."""
     with reading(root):
         pass
-    _resume(root, spec=None, site=site, accept_changes=False, inline=inline)
+    _resume(root, spec=None, site=site, accept_changes=False, inline=inline, values=values)
 
 
 def _resume(
-    root: Path, *, spec: CampaignSpec | None, site: str | None, accept_changes: bool, inline: bool
+    root: Path,
+    *,
+    spec: CampaignSpec | None,
+    site: str | None,
+    accept_changes: bool,
+    inline: bool,
+    values: Mapping[str, str] | None = None,
 ) -> None:
     with reading(root) as store:
         recorded = recorded_spec(store)
@@ -93,7 +101,7 @@ def _resume(
         return
     if spec is not None and changed:
         check_parts(spec)
-    machine = Machine.of(site or _former_site(former), inline=inline)
+    machine = Machine.again(former, site, inline=inline, values=values)
     with _terminated_as_interrupted():
         context = take_up(
             root, machine.nobody(), spec=spec, accept_changes=accept_changes, site=machine.record()
@@ -159,19 +167,38 @@ class Machine:
         file: its file, where the user gave a path and no name.
         site: the site.
         inline: whether all work is done in this process.
+        values: given for ``${NAME}`` of the site file.
     """
 
     name: str
     file: Path | None
     site: Site
     inline: bool
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name_or_path: str, *, inline: bool) -> Machine:
+    def of(cls, name_or_path: str, *, inline: bool, values: Mapping[str, str] | None = None) -> Machine:
         """The machine of a site's name or file. Raises ConfigurationError."""
-        site, found = load_site(name_or_path), site_file(name_or_path)
+        given = dict(values or {})
+        site, found = load_site(name_or_path, given), site_file(name_or_path)
         named = found.stem == name_or_path
-        return cls(name=found.stem, file=None if named else found.resolve(), site=site, inline=inline)
+        file = None if named else found.resolve()
+        return cls(name=found.stem, file=file, site=site, inline=inline, values=given)
+
+    @classmethod
+    def again(
+        cls,
+        record: Mapping[str, Any],
+        site: str | None,
+        *,
+        inline: bool,
+        values: Mapping[str, str] | None = None,
+    ) -> Machine:
+        """The recorded machine, with its values where none are given anew, or that of another site."""
+        former = _former_site(record)
+        if site is not None and site != former:
+            return cls.of(site, inline=inline, values=values)
+        return cls.of(former, inline=inline, values={**record.get("values", {}), **(values or {})})
 
     def record(self) -> dict[str, Any]:
         """What the store keeps of it."""
@@ -185,7 +212,13 @@ class Machine:
             for name, pool in self.site.pools.items()
         }
         file = None if self.file is None else str(self.file)
-        return {"name": self.name, "file": file, "inline": self.inline, "pools": pools}
+        return {
+            "name": self.name,
+            "file": file,
+            "inline": self.inline,
+            "values": dict(self.values),
+            "pools": pools,
+        }
 
     def check_folder(self, root: Path) -> None:
         """Raises ConfigurationError for a folder in which the workers could not work."""
