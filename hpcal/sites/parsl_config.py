@@ -183,6 +183,7 @@ def _provider(name: str, pool: Pool, kind: str, run_id: str, ended: Ended | None
             mem_per_node=pool.memory_asked,
             gpus_per_node=pool.gpus_per_node or None,
             exclusive=pool.exclusive,
+            ranks_per_node=pool.ranks_per_node,
         )
     return PBSBlocks(
         **common,

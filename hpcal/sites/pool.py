@@ -288,9 +288,14 @@ class Pool(JobKeys):
         return self.max_workers_per_node * (1 if self.mpi else self.nodes_per_block)
 
     @property
+    def ranks_per_node(self) -> int:
+        """Ranks that tasks start on a node; 1 where they start none."""
+        return 1 if self.mpi is None else -(-self.mpi.ranks // self.nodes_per_block)
+
+    @property
     def cores_asked(self) -> int:
         """Cores asked for on each node."""
-        return self.cores_per_node or self.max_workers_per_node * self.cores_per_worker
+        return self.cores_per_node or self.max_workers_per_node * self.ranks_per_node * self.cores_per_worker
 
     @property
     def memory_asked(self) -> int | None:
