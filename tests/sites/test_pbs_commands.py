@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +34,11 @@ def script(text: str = SLEEPER, *directives: str) -> Path:
     return path
 
 
+def until(name: str) -> str:
+    """A command that waits for a file to appear here."""
+    return f"while [ ! -e {Path(name).absolute()} ]; do sleep 0.05; done"
+
+
 def look(pbs: Scheduler, id_: str) -> Job:
     return pbs.look([id_])[id_]
 
@@ -54,12 +58,14 @@ def replies(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str, str]) -> 
 
 
 def test_a_job_from_submission_to_its_end(standin: StandIn) -> None:
-    standin.set(start_delay_s=0.3)
+    standin.set(start_delay_s=600)
     pbs = PBS()
-    id_ = pbs.submit(script("#!/bin/bash\nsleep 0.3; echo out; echo err >&2; exit 3\n", "-N try"), mark=MARK)
+    text = f"#!/bin/bash\n{until('go')}; echo out; echo err >&2; exit 3\n"
+    id_ = pbs.submit(script(text, "-N try"), mark=MARK)
     assert look(pbs, id_) == Job(id=id_, state=SchedulerState.PENDING, mark=MARK)
-    time.sleep(0.4)
+    standin.set(start_delay_s=0)
     assert look(pbs, id_) == Job(id=id_, state=SchedulerState.RUNNING, mark=MARK)
+    Path("go").touch()
     standin.wait_for(id_, "F")
     job = look(pbs, id_)
     assert (job.state, job.exit_code, job.mark) == (SchedulerState.ENDED, 3, MARK)
@@ -198,8 +204,8 @@ def test_commands_that_hang_or_are_not_there(standin: StandIn, monkeypatch: pyte
 @pytest.mark.pbs
 @pytest.mark.parametrize("late", ["qsub_answers_after_s", "qsub_queues_after_s"])
 def test_a_submission_that_timed_out_is_found_by_its_mark(standin: StandIn, late: str) -> None:
-    standin.set(**{late: 0.9})
-    id_ = PBS(0.6).submit(script(), mark=MARK)
+    standin.set(**{late: 2.2})
+    id_ = PBS(1.8).submit(script(), mark=MARK)
     assert [job["id"] for job in standin.jobs().values()] == [id_]
 
 
@@ -263,9 +269,10 @@ def test_a_stuck_job_is_taken_off_the_books_only_when_cancelled_again(
 @pytest.mark.pbs
 def test_a_job_after_another(standin: StandIn) -> None:
     pbs = PBS()
-    first = pbs.submit(script("#!/bin/bash\nsleep 0.5; exit 1\n"), mark="a")
+    first = pbs.submit(script(f"#!/bin/bash\n{until('go')}; exit 1\n"), mark="a")
     second = pbs.submit(script("#!/bin/bash\n"), mark="b", after=first)
     assert look(pbs, second).state is SchedulerState.PENDING
+    Path("go").touch()
     standin.wait_for(second, "F")
     jobs = standin.jobs()
     assert jobs["1"]["stime"] >= jobs["0"]["etime"]

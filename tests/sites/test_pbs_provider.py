@@ -196,10 +196,13 @@ def test_walltime_ends_a_block_and_is_no_failure(standin: StandIn, tmp_path: Pat
 def test_job_history_disabled_takes_no_running_block_for_ended(standin: StandIn, tmp_path: Path) -> None:
     standin.set(history=False)
     blocks = provider(tmp_path, grace_seconds=60.0)
-    ids = [blocks.submit(command, 1, f"block-{i}") for i, command in enumerate([SLEEP, "sleep 0.5"])]
+    go = tmp_path / "go"
+    waiting = f"while [ ! -e {go} ]; do sleep 0.05; done"
+    ids = [blocks.submit(command, 1, f"block-{i}") for i, command in enumerate([SLEEP, waiting])]
     for _ in range(4):
         assert state(blocks, ids[0]) == JobState.RUNNING
     assert state(blocks, ids[1]) == JobState.RUNNING
+    go.touch()
     wait_for_state(blocks, ids[1], JobState.COMPLETED)
     assert state(blocks, ids[0]) == JobState.RUNNING
     assert len(standin.jobs()) == 2
@@ -264,8 +267,8 @@ def test_a_server_that_is_down_at_submission_and_later(standin: StandIn, tmp_pat
 
 @pytest.mark.pbs
 def test_a_slow_submission_leaves_no_second_job(standin: StandIn, tmp_path: Path) -> None:
-    standin.set(qsub_queues_after_s=2.0)
-    blocks = provider(tmp_path, cmd_timeout=1)
+    standin.set(qsub_queues_after_s=3.0)
+    blocks = provider(tmp_path, cmd_timeout=2)
     id_ = blocks.submit(SLEEP, 1, "block-0")
     wait_for_state(blocks, id_, JobState.RUNNING, 20)
     time.sleep(2)
