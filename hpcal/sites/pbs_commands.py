@@ -143,12 +143,13 @@ class PBS:
             return late
         if done.returncode != 0 and after is not None and self._ended(after):
             done = self._qsub(script, mark, None)
+        if done.returncode != 0:
+            raise Refused(_said(done)) if any(words in done.stderr for words in _NEVER) else _failed(done)
         ids = [line for line in map(str.strip, done.stdout.splitlines()) if re.match(r"\d+\S*$", line)]
-        if done.returncode != 0 and any(words in done.stderr for words in _NEVER):
-            raise Refused(_said(done))
-        if done.returncode != 0 or not ids:  # sites may print more than the id, but the id last
+        id_ = ids[-1] if ids else self._late(mark)  # sites may print more than the id, but the id last
+        if id_ is None:
             raise _failed(done)
-        return ids[-1]
+        return id_
 
     def look(self, ids: Sequence[str]) -> Mapping[str, Job]:
         """Where jobs stand; see :meth:`hpcal.sites.scheduler.Scheduler.look`.
@@ -257,7 +258,8 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _all_say(text: str, words: Iterable[str]) -> bool:
-    return all(any(word in line for word in words) for line in text.splitlines() if line.strip())
+    lines = [line for line in text.splitlines() if line.strip()]
+    return bool(lines) and all(any(word in line for word in words) for line in lines)
 
 
 def _number(id_: str) -> str:

@@ -23,8 +23,13 @@ SLEEPER = "#!/bin/bash\nsleep 600\n"
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     with running_pbs(tmp_path / "pbs", monkeypatch) as pbs:
         monkeypatch.setattr(pbs_commands, "_LATE_PAUSE_S", 0.2)
-        monkeypatch.chdir(tmp_path)
         yield pbs
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch scripts and output files are in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
 
 
 def script(text: str = SLEEPER, *directives: str) -> Path:
@@ -337,6 +342,18 @@ def test_ids_whose_server_is_spelled_shorter(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_site_that_greets_at_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     replies(monkeypatch, (0, "Welcome, 3 nodes are free\n12.pbs\n\n", ""))
     assert PBS().submit(script(), mark=MARK) == "12.pbs"
+
+
+def test_a_submission_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = f'{{"Jobs":{{"12.pbs":{{"job_state":"Q","Variable_List":"PBS_O_HOME=/x,HPCAL_MARK={MARK}"}}}}}}'
+    replies(monkeypatch, (0, "", ""), (0, "12.pbs\n", ""), (0, job, ""))
+    assert PBS().submit(script(), mark=MARK) == "12.pbs"
+
+
+def test_a_deletion_that_fails_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies(monkeypatch, (1, "", ""))
+    with pytest.raises(SchedulerError, match=r"qdel 12.pbs failed with exit code 1 and said: nothing"):
+        PBS().cancel(["12.pbs"])
 
 
 def test_nothing_is_asked_about_no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
