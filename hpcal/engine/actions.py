@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import singledispatch
 from math import ceil
@@ -10,7 +10,7 @@ from math import ceil
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.settings import draw
 from hpcal.core.walker import Split
-from hpcal.engine import plan
+from hpcal.engine import plan, quorum
 from hpcal.engine.context import Context
 from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive, stream
@@ -82,17 +82,23 @@ def _(action: plan.Train, session: Session, context: Context) -> list[TaskRow]:
     )
     # All members share one worker's descriptors on a laptop; more workers take members of their own.
     parts = min(context.dispatcher.slots().get("train", 1), count)
-    return [
-        _task(
-            session,
-            context,
-            "train",
-            "train",
-            {"ensemble_id": ensemble.id, "members": [asdict(m) for m in members[part::parts]]},
-            units=len(members[part::parts]),
-        )
-        for part in range(parts)
-    ]
+    return [_training(session, context, ensemble, members[part::parts]) for part in range(parts)]
+
+
+def _training(
+    session: Session, context: Context, ensemble: EnsembleRow, members: Sequence[MemberSpec]
+) -> TaskRow:
+    """A task that trains some members of an ensemble, which name it."""
+    inputs = {"ensemble_id": ensemble.id, "members": [asdict(m) for m in members]}
+    task = _task(session, context, "train", "train", inputs, units=len(members))
+    ensembles.assign(session, ensemble.id, [m.index for m in members], task.id)
+    return task
+
+
+@apply.register
+def _(action: plan.GoOn, session: Session, context: Context) -> list[TaskRow]:
+    quorum.go_on(session, context, action.ensemble_id)
+    return []
 
 
 def _add_shard(session: Session, context: Context, last_seq: int) -> None:

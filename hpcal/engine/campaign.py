@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +117,11 @@ class TasksBlock(Settings):
     label_seconds: float = Field(10.0, gt=0, description="aimed duration of a labelling task, s")
     max_label_chunk: PositiveInt = Field(64, description="most structures in one labelling task")
     train_seconds: float = Field(3600.0, gt=0, description="wall budget of one training attempt, s")
+    quorum: PositiveInt | None = Field(
+        None,
+        description="members that make an ensemble where others fail or are late; default: three quarters, "
+        "rounded up, and at least 2",
+    )
     max_failures: PositiveInt = Field(2, description="attempts at a task before it counts as failed")
     max_losses: PositiveInt = Field(5, description="lost attempts at a task before it counts as failed")
 
@@ -267,6 +273,11 @@ class CampaignSpec:
         """Seed of every random choice."""
         return self.file.seed
 
+    def quorum(self, members: int) -> int:
+        """How many of so many members make an ensemble."""
+        stated = self.file.tasks.quorum
+        return min(members, max(2, ceil(0.75 * members)) if stated is None else stated)
+
     @cached_property
     def reference(self) -> Path | None:
         """The fixed reference set, or None."""
@@ -298,13 +309,15 @@ def campaign_of(document: Document, folder: Path) -> CampaignSpec:
     _check_sources(file, document)
     label = label_spec(document, ("label",), folder)
     level = file.structures.level
+    potential = part(document, ("potential",), Group.POTENTIALS, "kind", folder)
+    _check_quorum(file.tasks.quorum, potential, document)
     return CampaignSpec(
         file=file,
         folder=folder,
         raw=document.data,
         label=label,
         seed_level=label if level is None else label_spec(document, ("structures", "level"), folder),
-        potential=part(document, ("potential",), Group.POTENTIALS, "kind", folder),
+        potential=potential,
         bootstrap=tuple(_bootstrap(document, ("bootstrap", i), folder) for i in range(len(file.bootstrap))),
         sampling=tuple(_sampling(document, ("sampling", i), folder) for i in range(len(file.sampling))),
         metric=_metric(document, file),
@@ -386,6 +399,19 @@ def _check_sources(file: CampaignFile, document: Document) -> None:
     if all(rule is None for rule in rules):
         raise document.fault(
             ("stop",), "no stop rule: give at least one of labels, generations, quiet_generations"
+        )
+
+
+def _check_quorum(quorum: int | None, potential: Part, document: Document) -> None:
+    members = getattr(potential.settings, "members", None)
+    if quorum == 1:
+        raise document.fault(
+            ("tasks", "quorum"), "one member has no spread to tell uncertainty by; give 2 or more"
+        )
+    if quorum is not None and members is not None and quorum > members:
+        raise document.fault(
+            ("tasks", "quorum"),
+            f"potential.members is {members}, so that {quorum} are never there; give at most {members}",
         )
 
 

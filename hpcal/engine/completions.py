@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcal.core.errors import CampaignFailed, FailureClass
 from hpcal.core.label import Label
-from hpcal.engine import repair
+from hpcal.engine import quorum, repair
 from hpcal.engine.claims import PARTIAL, give_back, left, part
 from hpcal.engine.completed import Completed
 from hpcal.engine.context import Context
@@ -25,7 +25,7 @@ from hpcal.store import campaigns, ensembles, failures, labels, structures, task
 from hpcal.store.database import add_event
 from hpcal.store.session import Session
 from hpcal.store.tables import AttemptRow, TaskRow
-from hpcal.store.transitions import CampaignState, EnsembleState, StructureState, TaskState
+from hpcal.store.transitions import CampaignState, StructureState, TaskState
 
 
 @dataclass(kw_only=True)
@@ -249,7 +249,8 @@ class Completions:
         for task, seconds in done:
             tasks.finish(task, seconds, epoch=self._context.store.epoch)
         give_back(session, [task for task, _ in done])
-        return messages
+        given_up = [one.task for one in ended if one.task.state is TaskState.FAILED]
+        return messages + quorum.settle_all(session, self._context, given_up)
 
     def _spool(self, attempt: AttemptRow) -> Path:
         return self._context.folders.root / (attempt.spool or "")
@@ -269,6 +270,10 @@ class Completions:
         finishes = results.complete and _idle(task)
         values = self._new(session, attempt, task, results, whole=finishes)
         messages = []
+        if task.kind == "train" and task.state is TaskState.FAILED and results.complete:
+            messages = quorum.came_late(session, self._context, task, results.values)
+            after.gone.append(path)
+            after.forgotten.append(attempt.id)
         if values:
             late = Report(attempt_id=attempt.id)
             shown = Results(values=values, complete=True)
@@ -368,12 +373,12 @@ class Completions:
         give_back(session, [task])
         messages = [f"task {task.id} ({task.kind}) is given up"]
         if task.kind == "train":
-            ensemble = ensembles.get(session, task.inputs["ensemble_id"])
             if repair.is_restoration(task):
+                ensemble = ensembles.get(session, task.inputs["ensemble_id"])
                 why = f"training again failed: {last_line(text)}"
                 messages.append(repair.replaced(session, self._context, ensemble, why))
-            elif ensemble.state is EnsembleState.TRAINING:
-                ensembles.move(ensemble, EnsembleState.FAILED)
+            else:
+                quorum.give_up(session, task, failure, last_line(text))
         return messages
 
     # Files and hosts

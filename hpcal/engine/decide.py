@@ -48,6 +48,10 @@ def decide(session: Session, context: Context, ensemble_id: int) -> str:
         _drop_surplus_audit(session, ensemble)
     word = "promoted" if verdict.promoted else "refused"
     message = f"generation {ensemble.generation} {word}: {verdict.reason}; {threshold.sentence}"
+    members = ensembles.members_of(session, ensemble.id)
+    there = sum(member.path is not None for member in members)
+    if there < len(members):
+        message += f"; {there} of {len(members)} members"
     add_event(session, context.store.epoch, word, message, ensemble_id=ensemble.id)
     return message
 

@@ -12,7 +12,7 @@ from hpcal.engine.work.context import manifest_record
 from hpcal.store import ensembles, labels, structures, walkers
 from hpcal.store.session import Session
 from hpcal.store.tables import TaskRow
-from hpcal.store.transitions import EnsembleState, StructureState
+from hpcal.store.transitions import StructureState
 
 Payload = dict[str, Any]
 
@@ -63,15 +63,12 @@ def _train(session: Session, context: Context, task: TaskRow) -> Payload:
     last_seq = ensembles.dataset_of(session, ensemble).last_seq
     members = [dict(m) for m in task.inputs["members"]]
     files = []
-    before = None if ensemble.predecessor_id is None else ensembles.get(session, ensemble.predecessor_id)
-    # The files of one that was given up may be damaged: training then starts afresh.
-    if before is not None and before.state is not EnsembleState.FAILED:
-        starts = {m.member: m for m in ensembles.members_of(session, before.id)}
-        for member in members:
-            start = starts.get(member["index"])
-            if start is not None and start.path is not None:
-                member["start_from"] = str(context.folders.root / start.path)
-                files.append({"path": member["start_from"], "sha256": start.sha256})
+    starts = ensembles.starts(session, ensemble, [member["index"] for member in members])
+    for member in members:
+        start = starts.get(member["index"])
+        if start is not None:
+            member["start_from"] = str(context.folders.root / (start.path or ""))
+            files.append({"path": member["start_from"], "sha256": start.sha256})
     return {
         "shards": _shards(session, context, last_seq),
         "potential": context.spec.potential.as_dict(),

@@ -20,6 +20,10 @@ CANDIDATE_BATCHES = 4
 WAITING_BATCHES = 2
 """Backpressure: batches of candidates or waiting structures at which sampling stalls."""
 
+LATE = 2.0
+"""Once the quorum is there, the other members have this many times as long as the longest training of
+those that are there took."""
+
 QUIET_BACKSTOP = 10
 """Quiet generations that end a campaign which gives no such rule: nothing is left to find."""
 
@@ -60,6 +64,13 @@ class Train:
 
     generation: int
     start_from: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoOn:
+    """Let an ensemble that has its quorum go on without the members that are late."""
+
+    ensemble_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +135,7 @@ Action = (
     | Bootstrap
     | LabelChunk
     | Train
+    | GoOn
     | Evaluate
     | Spawn
     | Sample
@@ -152,8 +164,9 @@ def plan(view: View, spec: CampaignSpec) -> list[Action]:
         return _begin(view, spec)
     reason = stop_reason(view, spec)
     if reason is not None:
-        return _close(view, reason)
+        return _close(view, spec, reason)
     return [
+        *_go_on(view, spec),
         *_evaluate(view),
         *_train(view, spec),
         *_rescore(view),
@@ -260,6 +273,16 @@ def _evaluate(view: View) -> Iterator[Action]:
     yield Evaluate(pairs=pairs, decide=newest.id)
 
 
+def _go_on(view: View, spec: CampaignSpec) -> Iterator[Action]:
+    """Late members: an ensemble is not held up by a slow or lost worker once its quorum is there."""
+    training = view.training
+    if training is None or training.longest is None:
+        return
+    enough = training.trained >= spec.quorum(training.members)
+    if enough and training.waited > LATE * training.longest:
+        yield GoOn(ensemble_id=training.ensemble_id)
+
+
 def _train(view: View, spec: CampaignSpec) -> Iterator[Action]:
     newest, current = view.newest, view.current
     if newest is None or newest.state in (EnsembleState.TRAINING, EnsembleState.TRAINED):
@@ -363,10 +386,10 @@ def _stalled(view: View, spec: CampaignSpec) -> bool:
     )
 
 
-def _close(view: View, reason: str) -> list[Action]:
+def _close(view: View, spec: CampaignSpec, reason: str) -> list[Action]:
     """Drain, learn from the last labels, evaluate every ensemble on all audit labels, finish."""
     newest = view.newest
-    actions = [*_evaluate(view)]
+    actions = [*_go_on(view, spec), *_evaluate(view)]
     if actions or sum(view.tasks.values()):
         return actions
     if newest is not None and newest.state is EnsembleState.TRAINED:

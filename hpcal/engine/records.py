@@ -14,6 +14,7 @@ from typing import Final
 from hpcal.core.fingerprint import TOLERANCE_A
 from hpcal.core.protocols import MemberResult
 from hpcal.core.walker import Candidate, SampleResult, Split
+from hpcal.engine import quorum
 from hpcal.engine.completed import Completed, Record
 from hpcal.engine.context import Context
 from hpcal.engine.decide import decide
@@ -103,15 +104,8 @@ def _train(done: Completed) -> list[str]:
         path = str(_relative(value["path"], context))
         result = MemberResult(**{**value, "path": path, "trained_on": tuple(value["trained_on"])})
         ensembles.add_member(session, ensemble.id, result, task_id=task.id)
-    if any(m.path is None for m in ensembles.members_of(session, ensemble.id)):
-        return []
-    manifest = ensembles.manifest_of(session, ensemble, str(context.folders.root))
-    ensembles.move(ensemble, EnsembleState.TRAINED, hash=manifest.hash)
-    data = ensembles.dataset_of(session, ensemble)
-    return [
-        f"generation {ensemble.generation} trained: {len(manifest.members)} members on {data.n_train} "
-        f"labels, {data.n_validation} for validation"
-    ]
+    session.flush()
+    return quorum.settle(session, context, ensemble)
 
 
 def _relative(path: str, context: Context) -> str:

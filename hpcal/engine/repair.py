@@ -231,8 +231,9 @@ def ready(session: Session, waiting: Sequence[TaskRow], epoch: int) -> list[Task
 def _ensembles_of(session: Session, task: TaskRow) -> frozenset[int]:
     """Ensembles whose files a task reads."""
     if task.kind == "train":
-        before = ensembles.get(session, task.inputs["ensemble_id"]).predecessor_id
-        return frozenset() if before is None else frozenset({before})
+        ensemble = ensembles.get(session, task.inputs["ensemble_id"])
+        indices = [member["index"] for member in task.inputs["members"]]
+        return frozenset(row.ensemble_id for row in ensembles.starts(session, ensemble, indices).values())
     if "groups" in task.inputs:
         return frozenset(int(group["ensemble_id"]) for group in task.inputs["groups"])
     found = task.inputs.get("ensemble_id")

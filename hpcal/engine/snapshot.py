@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from hpcal.core.walker import Split
+from hpcal.engine import quorum
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.context import Context
 from hpcal.engine.failures import last_line
 from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
-from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, View
+from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, TrainingView, View
 from hpcal.store import ensembles, failures, queries, structures, tasks
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow
@@ -63,6 +64,7 @@ def take(session: Session, context: Context) -> View:
         seconds={} if dispatcher.virtual else queries.seconds_per_unit(session, ("label",)),
         current=current,
         newest=newest,
+        training=_training(session, context, newest),
         walkers=tuple(
             EntryView(
                 idle=queries.idle_walkers(session, entry, 4096) if alive.idle(entry) else (),
@@ -129,6 +131,12 @@ def _ensemble(found: tuple[EnsembleRow, int] | None, session: Session) -> Ensemb
         ended=ended,
         crossed=crossed,
     )
+
+
+def _training(session: Session, context: Context, newest: EnsembleView | None) -> TrainingView | None:
+    if newest is None or newest.state is not EnsembleState.TRAINING:
+        return None
+    return quorum.progress(session, context, newest.id)
 
 
 def _minima(session: Session) -> tuple[int, ...]:
@@ -214,6 +222,8 @@ def failed_stage(session: Session, epoch: int) -> str | None:
                 f"stage {kind}: task {bug.id} failed every time by a fault of hpcal or of a plugin: "
                 f"{last_line(bug.error or '')}; its traceback is in {log}"
             )
+        if kind == "train":
+            continue  # one ensemble has several tasks, and does without some of them: ensembles count
         states = queries.last_task_states(session, kind, epoch, ALL_FAILED)
         if len(states) == ALL_FAILED and all(state is TaskState.FAILED for state, _ in states):
             cause = next((error for _, error in states if error), "no cause was recorded")

@@ -32,6 +32,26 @@ class EnsembleView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingView:
+    """The ensemble in training.
+
+    Attributes:
+        ensemble_id: its row.
+        members: how many it is to have.
+        trained: how many are there.
+        longest: seconds that workers were at the longest of the tasks that are done, or None.
+        waited: seconds since the quorum was there and every other task had been sent out; 0 before,
+            and where durations are virtual.
+    """
+
+    ensemble_id: int
+    members: int
+    trained: int
+    longest: float | None = None
+    waited: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class EntryView:
     """The walkers of one entry of ``sampling``.
 
@@ -93,6 +113,7 @@ class View:
         label_room: seconds that a label can take at most before its batch job ends, or None.
         current: the promoted ensemble that drives sampling.
         newest: the ensemble of the highest generation.
+        training: how far the newest ensemble is, if it is in training.
         gaps: what evaluations are missing, newest ensemble first.
         walkers: one view an entry of ``sampling``.
         audit: errors of the current ensemble, or None without any audit test label.
@@ -121,6 +142,7 @@ class View:
     label_room: float | None = None
     current: EnsembleView | None = None
     newest: EnsembleView | None = None
+    training: TrainingView | None = None
     gaps: tuple[Gap, ...] = ()
     walkers: tuple[EntryView, ...] = ()
     audit: AuditErrors | None = None

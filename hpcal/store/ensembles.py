@@ -17,8 +17,8 @@ from hpcal.store.error_summary import error_summary
 from hpcal.store.labels import origins_between
 from hpcal.store.measurements import family_errors
 from hpcal.store.rows import blob
-from hpcal.store.tables import DatasetRow, EnsembleRow, ModelRow, ShardRow
-from hpcal.store.transitions import EnsembleState
+from hpcal.store.tables import DatasetRow, EnsembleRow, ModelRow, ShardRow, TaskRow
+from hpcal.store.transitions import OUTSTANDING, EnsembleState
 
 SUMMED: Final = (Split.TEST, Split.REFERENCE)
 """Groups on which errors of ensembles are reported."""
@@ -116,6 +116,59 @@ def add_member(session: Session, ensemble_id: int, result: MemberResult, *, task
     row.metrics = dict(result.metrics)
     row.task_id = task_id
     row.trained_on = blob(list(result.trained_on), "<i8") if result.trained_on else None
+
+
+def assign(session: Session, ensemble_id: int, members: Iterable[int], task_id: int) -> None:
+    """Names the task that trains some members."""
+    chosen = set(members)
+    for row in members_of(session, ensemble_id):
+        if row.member in chosen:
+            row.task_id = task_id
+
+
+def mark_missing(session: Session, ensemble_id: int, members: Iterable[int], why: str) -> list[int]:
+    """Says why an ensemble goes on without some members; returns those that are not there indeed."""
+    chosen = set(members)
+    gone = [m for m in members_of(session, ensemble_id) if m.member in chosen and m.path is None]
+    for row in gone:
+        row.missing = why
+    session.flush()
+    return [row.member for row in gone]
+
+
+def outstanding_trainings(session: Session, ensemble_id: int) -> list[TaskRow]:
+    """Tasks that train members of an ensemble for the first time and have not come to their end."""
+    ids = {row.task_id for row in members_of(session, ensemble_id)}
+    found = [session.get_one(TaskRow, i) for i in sorted(i for i in ids if i is not None)]
+    return [task for task in found if task.state in OUTSTANDING]
+
+
+def starts(session: Session, ensemble: EnsembleRow, indices: Iterable[int]) -> dict[int, ModelRow]:
+    """The earlier member that each member of an ensemble goes on from; none for one that begins anew.
+
+    Member k goes on from the newest member k along the line of predecessors, so that lines of
+    descent stay apart. Where that line never had one, it is the nearest member of the newest
+    predecessor, the lower one of two. Ensembles that were given up are passed over: their files
+    may be damaged.
+    """
+    wanted, found = list(indices), dict[int, ModelRow]()
+    nearest: list[ModelRow] = []
+    before = _predecessor(session, ensemble)
+    while before is not None and len(found) < len(wanted):
+        if before.state is not EnsembleState.FAILED:
+            there = [row for row in members_of(session, before.id) if row.path is not None]
+            nearest = nearest or there
+            known = {row.member: row for row in there}
+            found |= {k: known[k] for k in wanted if k in known and k not in found}
+        before = _predecessor(session, before)
+    for k in wanted:
+        if k not in found and nearest:
+            found[k] = min(nearest, key=lambda row: (abs(row.member - k), row.member))
+    return found
+
+
+def _predecessor(session: Session, ensemble: EnsembleRow) -> EnsembleRow | None:
+    return None if ensemble.predecessor_id is None else get(session, ensemble.predecessor_id)
 
 
 def sum_errors(session: Session, ids: Iterable[int]) -> None:

@@ -31,7 +31,7 @@ from hpcal.core.errors import FailureClass
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.transitions import CampaignState, EnsembleState, StructureState, TaskState, WalkerState
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 def _words(kind: type[enum.StrEnum]) -> Enum:
@@ -508,7 +508,11 @@ class EnsembleRow(Base):
 
 
 class ModelRow(Base):
-    """One member of an ensemble."""
+    """One member of an ensemble.
+
+    Its task is the one that trains it. A member without a file is in training, or ``missing`` says
+    why the ensemble goes on without it.
+    """
 
     __tablename__ = "model"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -520,6 +524,7 @@ class ModelRow(Base):
     sha256: Mapped[str | None]
     metrics: Mapped[dict[str, Any]]
     trained_on: Mapped[bytes | None]
+    missing: Mapped[str | None]
 
     __table_args__ = (UniqueConstraint("ensemble_id", "member"),)
 

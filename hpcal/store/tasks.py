@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from hpcal.core.errors import FailureClass
 from hpcal.store import queries, transitions
-from hpcal.store.tables import AttemptRow, TaskRow
+from hpcal.store.tables import AttemptRow, EventRow, TaskRow
 from hpcal.store.transitions import OUTSTANDING, TaskState
 
 
@@ -98,6 +98,30 @@ def open_attempts(session: Session) -> list[AttemptRow]:
     """Attempts that have not ended as far as the store knows."""
     query = select(AttemptRow).where(queries.OPEN).order_by(AttemptRow.id)
     return list(session.scalars(query))
+
+
+def open_attempts_at(session: Session, task_id: int) -> list[AttemptRow]:
+    """Attempts at a task that have not ended as far as the store knows."""
+    return list(session.scalars(select(AttemptRow).where(queries.OPEN, AttemptRow.task_id == task_id)))
+
+
+def first_dispatch(session: Session, task_id: int, epoch: int) -> float | None:
+    """When a controller first sent a task out, seconds since the epoch, or None."""
+    query = select(func.min(AttemptRow.dispatched))
+    return session.scalar(query.where(AttemptRow.task_id == task_id, AttemptRow.epoch == epoch))
+
+
+def seconds_worked(session: Session, task_id: int) -> float:
+    """Seconds that workers were at a task, over all of its attempts."""
+    query = select(func.sum(AttemptRow.end - AttemptRow.start)).where(AttemptRow.task_id == task_id)
+    return float(session.scalar(query) or 0.0)
+
+
+def has_event(session: Session, task_id: int, kind: str) -> bool:
+    """Whether an event of a kind is recorded for a task."""
+    query = select(EventRow.id).where(EventRow.task_id == task_id, EventRow.kind == kind).limit(1)
+    session.flush()
+    return session.scalar(query) is not None
 
 
 def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:

@@ -55,8 +55,15 @@ def variant(number: int, folder: Path) -> Variant:
     base = folder / f"variant-{number}"
     base.mkdir(parents=True)
     raw = _campaign(rng, base)
+    # Drawn apart, so that the other kinds are what they would be without it.
+    many = random.Random(f"members {number}")
+    apart = many.random() < 0.5
+    if apart:
+        _many_members(many, raw)
     spec = campaign_of(Document(raw, {}, f"variant {number}"), base)
     slots = {"label": rng.choice((1, 2, 4)), "sample": rng.choice((1, 2, 3)), "train": rng.choice((1, 1, 2))}
+    if apart:
+        slots["train"] = many.randint(2, raw["potential"]["members"] + 1)
     if rng.random() < 0.3:
         slots["score"] = 1
     if rng.random() < 0.3:
@@ -98,6 +105,15 @@ def _campaign(rng: random.Random, base: Path) -> dict[str, Any]:
         },
         **evaluate,
     }  # fmt: skip
+
+
+def _many_members(rng: random.Random, raw: dict[str, Any]) -> None:
+    """Ensembles that can do without a member or two."""
+    members = rng.randint(3, 6)
+    raw["potential"]["members"] = members
+    stated = rng.randint(2, members)
+    if rng.random() < 0.7:
+        raw["tasks"]["quorum"] = stated
 
 
 def _bootstrap(rng: random.Random, *, modes: bool) -> dict[str, Any]:

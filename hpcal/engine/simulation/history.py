@@ -141,6 +141,7 @@ class History:
                 store.close()
         if self.watch is not None:
             self.outcome.commits = self.watch.looks
+            self.outcome.without_a_member = self.watch.without_a_member
             self.watch.close()
         self.world.close()
 
@@ -262,7 +263,7 @@ class History:
             return bool(store.execute("SELECT id FROM campaign").fetchall())
 
     def _begin_watch(self) -> None:
-        self.watch = Watch(self.root, self.world.nature)
+        self.watch = Watch(self.root, self.world.nature, self.variant.spec.quorum)
         self.finished = FinishedLabels(self.watch)
         self.watch.look()
 

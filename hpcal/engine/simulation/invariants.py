@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -92,14 +92,20 @@ RULES: Final[Mapping[str, str]] = {
     ),
     "an ensemble in training has a task for each missing member": (
         "SELECT m.ensemble_id, m.member FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
-        "WHERE e.state = 'training' AND m.path IS NULL AND NOT EXISTS ("
+        "WHERE e.state = 'training' AND m.path IS NULL AND m.missing IS NULL AND NOT EXISTS ("
         "SELECT 1 FROM task t, json_each(t.inputs, '$.members') j WHERE t.kind = 'train' "
         f"AND t.state IN {_OPEN} AND json_extract(t.inputs, '$.ensemble_id') = e.id "
         "AND json_extract(j.value, '$.index') = m.member)"
     ),
-    "a trained ensemble has all its members": (
-        "SELECT m.ensemble_id FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
-        "WHERE e.state IN ('trained', 'promoted', 'refused') AND (m.path IS NULL OR m.sha256 IS NULL)"
+    "a member of a trained ensemble has a file and its hash, or says why it is missing": (
+        "SELECT m.ensemble_id, m.member FROM model m JOIN ensemble e ON e.id = m.ensemble_id "
+        "WHERE e.state IN ('trained', 'promoted', 'refused') "
+        "AND ((m.path IS NULL) <> (m.sha256 IS NULL) OR (m.path IS NULL) <> (m.missing IS NOT NULL))"
+    ),
+    "nothing trains for an ensemble that is decided": (
+        "SELECT t.id, t.state, e.state FROM task t JOIN ensemble e "
+        "ON e.id = json_extract(t.inputs, '$.ensemble_id') WHERE t.kind = 'train' "
+        f"AND t.state IN {_OPEN} AND json_extract(t.inputs, '$.restore') IS NULL AND e.state <> 'training'"
     ),
     "one ensemble at a time is not decided": (
         "SELECT count(*) FROM ensemble WHERE state IN ('training', 'trained') HAVING count(*) > 1"
@@ -198,13 +204,14 @@ LEARNING: Final = ("train", "validation")
 class Watch:
     """Looks at a store after every transaction, and remembers what it saw."""
 
-    def __init__(self, root: Path, nature: Nature) -> None:
-        self._root, self._nature = root, nature
+    def __init__(self, root: Path, nature: Nature, quorum: Callable[[int], int]) -> None:
+        self._root, self._nature, self._quorum = root, nature, quorum
         self._db = sqlite3.connect(root / STORE_FILE, check_same_thread=False)
         self._states: dict[str, dict[int, str]] = {table: {} for table in _MOVING}
         self._labels: dict[int, tuple[Any, ...]] = {}
         self._calls: dict[int, int] = {}
         self._models: set[int] = set()
+        self._ensembles: dict[int, tuple[Any, ...]] = {}
         self._shards: set[int] = set()
         self.looks = 0
 
@@ -224,7 +231,13 @@ class Watch:
         self._kept_labels()
         self._calls_spent()
         self._trained_on()
+        self._quorums()
         self._shard_files()
+
+    @property
+    def without_a_member(self) -> int:
+        """Ensembles that were trained without one of their members."""
+        return sum(any(sha is None for _, sha, _ in members) for _, *members in self._ensembles.values())
 
     def finished(self, most_losses: int) -> None:
         """Checks what must hold once the campaign is finished.
@@ -321,6 +334,26 @@ class Watch:
             foreign = set(np.frombuffer(blob, dtype="<i8").tolist()) - allowed
             if foreign:
                 raise Violation(f"broken: no training outside the train split; model {model} saw {foreign}")
+
+    def _quorums(self) -> None:
+        query = (
+            "SELECT e.id, e.hash, m.member, m.sha256, m.missing FROM ensemble e "
+            "JOIN model m ON m.ensemble_id = e.id WHERE e.hash IS NOT NULL ORDER BY e.id, m.member"
+        )
+        now: dict[int, list[Any]] = {}
+        for key, digest, *member in self.rows(query):
+            now.setdefault(key, [digest]).append(tuple(member))
+        for key, before in self._ensembles.items():
+            if tuple(now.get(key, ())) != before:
+                raise Violation(f"broken: a trained ensemble never changes; {before} became {now.get(key)}")
+        for key in now.keys() - self._ensembles.keys():
+            _, *members = now[key]
+            there = sum(digest is not None for _, digest, _ in members)
+            if there < self._quorum(len(members)):
+                raise Violation(
+                    f"broken: an ensemble in use has its quorum; ensemble {key} has {there} of {len(members)}"
+                )
+            self._ensembles[key] = tuple(now[key])
 
     def _shard_files(self) -> None:
         for key, path, digest, first, last in self.rows(

@@ -16,6 +16,7 @@ class Outcome:
         kills: at which steps they were killed.
         fates: what befell attempts.
         commits: transactions that were looked at.
+        without_a_member: ensembles that were trained without one of their members.
         damaged: files that lost their end.
         steps: what happened, for a person.
     """
@@ -25,6 +26,7 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     fates: Counter[str] = field(default_factory=Counter)
     commits: int = 0
+    without_a_member: int = 0
     damaged: int = 0
     steps: list[str] = field(default_factory=list)
 
@@ -34,4 +36,5 @@ class Outcome:
         self.kills += other.kills
         self.fates += other.fates
         self.commits += other.commits
+        self.without_a_member += other.without_a_member
         self.damaged += other.damaged
