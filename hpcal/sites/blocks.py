@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -155,7 +156,7 @@ class Block:
 class SchedulerBlocks:
     """Before a provider of Parsl in the list of bases; :meth:`_write_script` is for the subclass.
 
-    Parsl calls it from one thread at a time.
+    Parsl calls it from one thread; ``waiting`` and ``cancel`` may be called from another.
 
     Args:
         scheduler: that takes the jobs.
@@ -196,6 +197,7 @@ class SchedulerBlocks:
         self.bad_starts = BackOff()
         """The pause after blocks that failed; for who judges them."""
         self._refusals = BackOff()
+        self._handing_in = threading.Lock()
         self._token = secrets.token_hex(3)
         self._looked_at = float("-inf")
         super().__init__(**options)
@@ -215,7 +217,7 @@ class SchedulerBlocks:
     @property
     def waiting(self) -> Mapping[str, str]:
         """Why blocks that have not started have not: the scheduler's words by the id Parsl knows."""
-        pending = [block for block in self.blocks.values() if block.state == JobState.PENDING]
+        pending = [block for block in list(self.blocks.values()) if block.state == JobState.PENDING]
         return {block.known_as: (block.job.reason if block.job else block.words) for block in pending}
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "hpcal") -> str:
@@ -251,13 +253,10 @@ class SchedulerBlocks:
         blocks = [self.blocks[job_id] for job_id in job_ids]
         for block in blocks:
             if block.owed:
-                with suppress(SchedulerError):  # if it did arrive, it is a stray like any other
-                    self._find(block)
+                self._give_up(block)
         told = self._cancel([block.last_job.id for block in blocks if block.watched])
         for block in blocks:
-            if told or not block.watched:
-                block.cancelled = True
-                block.ended = block.ended or block.job is None
+            block.cancelled = block.cancelled or told or not block.watched
         return [block.cancelled for block in blocks]
 
     def cancel_all(self) -> None:
@@ -276,6 +275,11 @@ class SchedulerBlocks:
 
     def _hand_in(self, block: Block) -> None:
         """One try; whether it succeeded is told by the block."""
+        with self._handing_in:
+            if block.owed:
+                self._try(block)
+
+    def _try(self, block: Block) -> None:
         try:
             if block.script is None:
                 block.script = block.write()
@@ -293,6 +297,14 @@ class SchedulerBlocks:
             self._not_taken(block, error)
         else:
             self._refusals.succeeded()
+
+    def _give_up(self, block: Block) -> None:
+        """Makes sure that an owed block will not be handed in, unless it has been after all."""
+        with self._handing_in:
+            with suppress(SchedulerError):  # one that did arrive is a stray like any other
+                if block.owed:
+                    self._find(block)
+            block.ended = block.ended or block.job is None
 
     def _find(self, block: Block) -> bool:
         """Whether an earlier try reached the scheduler after all."""

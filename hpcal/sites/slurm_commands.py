@@ -44,13 +44,23 @@ _REFUSALS: Final = re.compile(
 )
 """What sbatch says of a job that it will never take."""
 
-_SEARCH_PAUSES_S: Final = (0.0, 1.0, 2.0, 4.0)
+
+_UNSURE: Final = re.compile(
+    """What sbatch says where the job may have reached the controller all the same."""
+    r"timed? ?out|zero bytes|transmi|communication|unexpected|receive|^$",
+    re.IGNORECASE,
+)
+_SEARCH_PAUSES_S: Final = (0.0, 1.0, 2.0)
 _HISTORY_TIMEOUT_S: Final = 20.0
 _OF_A_JOB: Final = re.compile(
     r"SLURM_(?!CONF$).*|SLURMD_.*|SRUN_.*|CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL"
     r"|ZE_AFFINITY_MASK"
 )
 """Variables that Slurm sets for one job, and which would contradict what it sets for another."""
+
+
+class _Unsure(SchedulerError):
+    """The job may have reached the controller, though sbatch could not tell its id."""
 
 
 class Slurm:
@@ -68,16 +78,15 @@ class Slurm:
 
         Raises:
             Refused: sbatch names something that is wrong with the job; its words.
-            SchedulerError: it failed otherwise, and no job with this mark is to be found.
+            SchedulerError: it failed otherwise; where the job may have reached the controller, none
+                with this mark is to be found within a few seconds.
         """
         options = [f"--comment={mark}"]
         if after is not None:
             options.append(f"--dependency=afterany:{after}")
         try:
             return self._sbatch([*options, str(script)])
-        except Refused:
-            raise
-        except SchedulerError:
+        except _Unsure:
             job = self._search(mark)
             if job is None:
                 raise
@@ -116,17 +125,21 @@ class Slurm:
             raise _failed("scancel", result.returncode, "\n".join(complaints))
 
     def _sbatch(self, arguments: Sequence[str]) -> str:
-        result = command([*_outside_a_job(), "sbatch", "--parsable", *arguments], self.timeout_s)
+        try:
+            result = command([*_outside_a_job(), "sbatch", "--parsable", *arguments], self.timeout_s)
+        except SchedulerError as error:
+            raise _Unsure(str(error)) from error
         if result.returncode != 0:
             words = result.stderr.strip() or result.stdout.strip()
             if _REFUSALS.search(words):
                 raise Refused(f"sbatch refuses the job: {_one_line(words)}")
-            raise _failed("sbatch", result.returncode, words)
+            failure = _failed("sbatch", result.returncode, words)
+            raise _Unsure(str(failure)) if _UNSURE.search(words) else failure
         # "ID" or "ID;CLUSTER", after what a site's own wrapper may print.
         for line in reversed(result.stdout.splitlines()):
             if match := re.fullmatch(r"(\d+)(;\S+)?", line.strip()):
                 return match[1]
-        raise SchedulerError(f"sbatch printed no job id but {_one_line(result.stdout)!r}")
+        raise _Unsure(f"sbatch printed no job id but {_one_line(result.stdout)!r}")
 
     def _search(self, mark: str) -> Job | None:
         """The job with this mark, in any state, if there is one within a few seconds."""

@@ -7,7 +7,8 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,23 @@ class Commands:
         """Arguments of all calls of a command so far."""
         lines = self.log.read_text().splitlines()
         return [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+
+
+@contextmanager
+def forgets_after(seconds: int) -> Iterator[None]:
+    """Lets the Slurm of slurm_up.sh forget ended jobs after so long; skips on any other."""
+    conf = Path(os.environ.get("SLURM_CONF", ""))
+    if not conf.is_file() or "ClusterName=hpcal\n" not in conf.read_text():
+        pytest.skip("only the Slurm of tests/slurm/slurm_up.sh may be set up otherwise")
+    before = next(line for line in conf.read_text().splitlines() if line.startswith("MinJobAge="))
+    _set_age(conf, str(seconds))
+    try:
+        yield
+    finally:
+        _set_age(conf, before.partition("=")[2])
+
+
+def _set_age(conf: Path, seconds: str) -> None:
+    script = Path(__file__).parents[1] / "slurm" / "slurm_up.sh"
+    environment = {**os.environ, "HPCAL_SLURM_ROOT": str(conf.parents[1])}
+    subprocess.run([script, "age", seconds], env=environment, check=True, timeout=60)
