@@ -1,0 +1,61 @@
+"""A labeler that takes as long as it is told, installed in a folder for controllers and workers to find.
+
+It notes each label as it is done, so that a test can tell whether any was computed twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+_MODULE = '''
+"""The teacher, asleep for a while before each label."""
+
+import os
+import time
+
+from pydantic import Field
+
+from hpcal.labeling.teacher import Teacher, TeacherSettings
+
+
+class SleepySettings(TeacherSettings):
+    seconds: float = Field(default=1.0, ge=0)
+    log: str | None = None
+
+
+class Sleepy(Teacher):
+    Settings = SleepySettings
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self._seconds, self._log = settings.seconds, settings.log
+
+    def label(self, structure, deadline):
+        left = deadline.remaining()
+        time.sleep(self._seconds if left is None else min(self._seconds, left))
+        label = super().label(structure, deadline)
+        if self._log:
+            with open(self._log, "a") as out:
+                out.write(f"{structure.content_hash} {os.getpid()}\\n")
+        return label
+'''
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Writes the plugin into a folder; returns an environment in which it is found."""
+    folder.mkdir()
+    (folder / "hpcal_sleepy.py").write_text(_MODULE)
+    info = folder / "hpcal_sleepy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hpcal-sleepy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hpcal.labelers]\nsleepy = hpcal_sleepy:Sleepy\n")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def computed(log: Path) -> Counter[str]:
+    """How often each structure was labelled, by its hash."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return Counter(line.split()[0] for line in lines)
