@@ -8,12 +8,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
+from parsl.jobs.error_handlers import windowed_error_handler
 from parsl.launchers import MpiExecLauncher, MpiRunLauncher, SimpleLauncher, SrunLauncher
 from parsl.launchers.base import Launcher
 from parsl.providers import LocalProvider
@@ -35,6 +37,8 @@ Ended = Callable[[str, str, Job], None]
 """Is told the pool, the job's id as Parsl knows it, and how the job ended."""
 
 _MANAGER: Final = "parsl.executors.high_throughput.process_worker_pool"
+_LOCAL_FAILURES: Final = partial(windowed_error_handler, threshold=5)
+"""When a pool on this machine is broken: its last five blocks failed."""
 _STRATEGY_PERIOD_S: Final = 0.25
 _POLL_MS: Final = 100
 
@@ -135,7 +139,7 @@ def executor(
         heartbeat_threshold=threshold,
         drain_period=_drain_s(pool, local=local),
         poll_period=_POLL_MS,
-        block_error_handler=block_error_handler,
+        block_error_handler=_LOCAL_FAILURES if local else block_error_handler,
         encrypted=True,
     )
     if len(addresses) > 1:
