@@ -89,11 +89,18 @@ def sample(seeds: Path, out: Path, model: str, settings: Path) -> None:
 @click.argument("out", type=FILE)
 @model_option
 @click.option("--metric", required=True, help="Name of the uncertainty, such as force_std.")
-def score(file: Path, out: Path, model: str, metric: str) -> None:
+@click.option(
+    "--mpi",
+    is_flag=True,
+    help="Run as one of several ranks under mpirun or srun; each reads its own part of FILE, an HDF5 file of "
+    "hpcal.",
+)
+def score(file: Path, out: Path, model: str, metric: str, mpi: bool) -> None:
     """Write the uncertainty of each structure of FILE under MODEL to OUT, and to JSON beside it."""
     from hpcal.cli import score as command
 
-    command.score(file, out, model, metric)
+    run = command.score_over_ranks if mpi else command.score
+    run(file, out, model, metric)
 
 
 @click.command("import", short_help="Read data files, check them, and convert or adopt them.")
