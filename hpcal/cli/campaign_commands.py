@@ -19,6 +19,13 @@ set_option = click.option(
     metavar="NAME=VALUE",
     help="Value of ${NAME} in the site file, before that of the environment; may be repeated.",
 )
+store_option = click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    help="PostgreSQL database for the store of a new campaign, such as postgresql://user@host/database; "
+    "its password comes from ~/.pgpass or PGPASSWORD.  [default: SQLite in the folder]",
+)
 inline_option = click.option(
     "--inline",
     is_flag=True,
@@ -45,13 +52,7 @@ def init(example: str | None) -> None:
 @set_option
 @click.option("--dir", "folder", type=FILE, help="Folder of the campaign.  [default: its name]")
 @click.option("--accept-changes", is_flag=True, help="Go on although the campaign file has changed.")
-@click.option(
-    "--store",
-    "store_url",
-    metavar="URL",
-    help="PostgreSQL database for the store of a new campaign, such as postgresql://user@host/database; "
-    "its password comes from ~/.pgpass or PGPASSWORD.  [default: SQLite in the folder]",
-)
+@store_option
 @inline_option
 def run(
     campaign: Path,
@@ -73,6 +74,39 @@ def run(
         folder=folder,
         accept_changes=accept_changes,
         inline=inline,
+        store_url=store_url,
+        values=parse_assignments(assignments),
+    )
+
+
+@click.command(short_help="Run the controller itself as a chain of batch jobs.")
+@click.argument("campaign", type=FILE)
+@click.option("--site", metavar="SITE", required=True, help="Site file, or the name of one.")
+@set_option
+@click.option("--dir", "folder", type=FILE, help="Folder of the campaign.  [default: its name]")
+@click.option("--accept-changes", is_flag=True, help="Go on although the campaign file has changed.")
+@store_option
+def submit(
+    *,
+    campaign: Path,
+    site: str,
+    folder: Path | None,
+    accept_changes: bool,
+    store_url: str | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Check the campaign of a file, and run it by a chain of batch jobs of the site's `controller` block.
+
+    Each job hands in the next one first; the chain ends with the campaign, or by `hpcal stop`.
+    """
+    from hpcal.cli import submit as command
+    from hpcal.sites.variables import parse_assignments
+
+    command.submit(
+        campaign,
+        site=site,
+        folder=folder,
+        accept_changes=accept_changes,
         store_url=store_url,
         values=parse_assignments(assignments),
     )
@@ -167,6 +201,19 @@ def stop(folder: Path, wait: bool) -> None:
     from hpcal.cli import stop as command
 
     command.stop(folder, wait=wait)
+
+
+@click.command(short_help="End and remove what a dead controller left behind.")
+@click.argument("folder", metavar="DIR", type=FILE)
+@click.option("--dry-run", is_flag=True, help="Only say what there is.")
+def clean(folder: Path, dry_run: bool) -> None:
+    """End what a dead controller of the campaign in DIR left behind: batch jobs, processes, scratch.
+
+    Only what belongs to this campaign, and nothing of its results. Refused while a controller runs it.
+    """
+    from hpcal.cli import clean as command
+
+    command.clean(folder, dry_run=dry_run)
 
 
 @click.command(short_help="Say where a campaign stands.")
@@ -367,7 +414,9 @@ CAMPAIGN_COMMANDS: Final = (
     resume,
     extend,
     migrate,
+    submit,
     stop,
+    clean,
     status,
     plan,
     trace,

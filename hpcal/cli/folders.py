@@ -25,6 +25,7 @@ from hpcal.store.location import (
 
 OWN: Final = frozenset(
     {
+        "controller",
         "ensemble",
         "models",
         "parsl",

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import click
 
 from hpcal.cli.folders import holder, reading
 from hpcal.cli.publish import published
+from hpcal.sites.chain import chain_status
 from hpcal.store.transitions import CampaignState
 
 WATCH_SECONDS: Final = 5.0
@@ -44,14 +45,20 @@ def _look(root: Path, *, as_json: bool) -> Look:
     if found is None:
         with reading(root) as store:
             found = campaign_status(store, root)
-    runner = holder(root)
+    runner, chain = holder(root), chain_status(root)
+    goes_on = chain is not None and chain.goes_on
     dead = found["state"] == CampaignState.RUNNING and (runner is None or runner.gone)
     if dead:
         found["next"] = f"hpcal resume {word(root)}"
+    if goes_on:
+        found["next"] = None
+    found["controller"] = None if chain is None else asdict(chain)
     text = json.dumps(found) if as_json else status_text(found).rstrip("\n")
-    if dead and not as_json:
+    if chain is not None and not as_json:
+        text = f"{text}\n\n{chain.sentence}"
+    if dead and not goes_on and not as_json:
         text = f"{text}\n\nits controller is dead: go on with `{found['next']}`"
-    return Look(text=text, running=found["state"] == CampaignState.RUNNING and not dead)
+    return Look(text=text, running=goes_on or (found["state"] == CampaignState.RUNNING and not dead))
 
 
 def _watch(root: Path, *, as_json: bool) -> None:

@@ -108,7 +108,7 @@ def _resume(
         )
         click.echo(f"campaign {recorded.name} in {root} goes on")
         if not former.get("inline", False):
-            _end_strays(context)
+            _end_strays(context, former, machine)
         _carry_on(context, machine, root)
 
 
@@ -143,19 +143,19 @@ def _carry_on(context: Context, machine: Machine, root: Path) -> None:
         raise failure
 
 
-def _end_strays(context: Context) -> None:
+def _end_strays(context: Context, former: Mapping[str, Any], machine: Machine) -> None:
     """Ends what a dead controller of this campaign has left running, so that it is not adopted twice."""
-    from hpcal.sites.strays import end_strays
+    from hpcal.cli.leftovers import beating, end_leftovers, kinds_of
 
     with context.store.session() as session:
         run_id = campaigns.campaign(session).run_id
     try:
-        count = end_strays(run_id)
+        with beating(context.store):
+            for sentence in end_leftovers(run_id, kinds_of(context.folders.root, former, machine.record())):
+                click.echo(sentence)
     except TimeoutError as error:
         context.store.release()
         raise CampaignFailed(f"{error}: end them, then resume") from error
-    if count:
-        click.echo(f"ended {count} processes that the last controller had left behind")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ from hpcal.cli.folders import Holder, holder, reading
 from hpcal.core.errors import CampaignFailed
 from hpcal.engine.loop import request_stop
 from hpcal.engine.start import recorded_state
+from hpcal.sites.chain import Chain
+from hpcal.sites.chain_records import STOPPED
+from hpcal.sites.scheduler import SchedulerError
 from hpcal.store.lease import WATCH_SECONDS
 from hpcal.store.transitions import CampaignState
 
@@ -21,13 +24,18 @@ LIMIT_SECONDS: Final = 120.0
 
 
 def stop(root: Path, *, wait: bool) -> None:
-    """Asks the controller of a campaign to end, and waits for it.
+    """Asks the controller of a campaign to end, and waits for it; ends the chain of a submitted one.
 
     Raises:
         InputError: there is no campaign.
         CampaignFailed: the controller is dead, or does not end.
     """
     state, found = _state(root), holder(root)
+    chain = Chain.of(root)
+    if chain is not None and chain.end_reason is None:
+        _stop_chain(chain, running=found is not None and not found.gone)
+        if found is None or found.gone:
+            return
     if found is None or state is not CampaignState.RUNNING:
         click.echo(f"{root} does not run ({state}): nothing to stop")
         return
@@ -39,6 +47,23 @@ def stop(root: Path, *, wait: bool) -> None:
     click.echo(f"waiting for process {found.pid} on {found.host} to end")
     _wait(root, found)
     click.echo(f"stopped; go on with `hpcal resume {root}`")
+
+
+def _stop_chain(chain: Chain, *, running: bool) -> None:
+    """Sees to it that no controller job follows; the one that runs ends the chain as it ends."""
+    chain.ask_stop()
+    try:
+        if running:
+            ended = chain.cancel_waiting()
+        else:
+            ended = [job.id for job in chain.jobs()]
+            chain.end(STOPPED)
+    except SchedulerError as error:
+        click.echo(
+            f"note: controller jobs that wait will do nothing, but are not cancelled: {error}", err=True
+        )
+        return
+    click.echo(f"cancelled controller jobs {', '.join(ended)}" if ended else "no controller job waits")
 
 
 def _wait(root: Path, found: Holder) -> None:

@@ -166,6 +166,9 @@ class ControllerJob(JobKeys):
     kind: Kind | None = Field(default=None, description="kind of scheduler, if not that of the site")
     cores: int = Field(default=1, ge=1, description="cores of the job")
     mem: int | None = Field(default=None, ge=1, description="memory of the job, GB")
+    walltime_margin: int = Field(
+        default=120, ge=20, description="seconds before the end of the job at which the controller stops"
+    )
     chain: Literal["batch", "scrontab"] = Field(
         default="batch",
         description="how the next job comes: submitted by the job before it, or by scrontab where jobs "

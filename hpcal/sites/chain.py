@@ -1,0 +1,392 @@
+"""The controller of a campaign as a chain of batch jobs: their script, their jobs, their records.
+
+``DIR/controller`` holds the chain. Each file is written by one process only, whole or not at all:
+
+| file | holds | written by |
+| --- | --- | --- |
+| ``chain.json`` | what was submitted (:class:`Plan`) | ``hpcal submit`` |
+| ``job.sh`` | the script of all jobs, ``@NUMBER@`` in place of the job's place | ``hpcal submit`` |
+| ``N.sh``, ``N.out`` | script and output of job N | who submitted it; the scheduler |
+| ``N.submitted`` | its id | who submitted it |
+| ``N.began``, ``N.ended`` | :class:`Began`, :class:`Ended` | job N |
+| ``stop`` | nothing; its appearance asks for the end of the chain | ``hpcal stop`` |
+| ``ended`` | why the chain has ended | who ended it |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from hpcal.core.errors import ConfigurationError
+from hpcal.sites import scrontab
+from hpcal.sites.block_end import BLOCK_END
+from hpcal.sites.chain_records import Began, Ended, Link, Plan, next_number, read_record, write_whole
+from hpcal.sites.pool import ControllerJob
+from hpcal.sites.scheduler import MARK, Job, Scheduler, SchedulerError, SchedulerState
+from hpcal.sites.schema import Site
+from hpcal.sites.strays import CONTROLLER, CRON, controller_number, own_job_id, same_job, scheduler_of
+from hpcal.sites.worker_init import interpreter, job_init
+
+FOLDER: Final = "controller"
+MODULE: Final = "hpcal.cli.controller_job"
+"""What a controller job runs, with the campaign's folder and the number of the job."""
+_NUMBER: Final = "@NUMBER@"
+_LEAST_WORK_S: Final = 30
+
+
+def controller_of(site: Site) -> tuple[ControllerJob, str]:
+    """What a site says about controller jobs, and the kind of its batch system.
+
+    Raises:
+        ConfigurationError: nothing, or what cannot be.
+    """
+    job = site.controller
+    if job is None:
+        raise ConfigurationError(
+            "the site has no block `controller`, which says how the controller itself runs as a batch job; "
+            'add one to its file, such as `controller: {walltime: "24:00:00", cores: 1}`, or start the '
+            "controller here with `hpcal run`"
+        )
+    kind = job.kind or site.kind
+    fault = _fault_of(job, kind)
+    if fault is not None:
+        raise ConfigurationError(f"block `controller` of the site: {fault}")
+    return job, kind
+
+
+def _fault_of(job: ControllerJob, kind: str) -> str | None:
+    if kind not in ("slurm", "pbs"):
+        return f"its kind is {kind}, and only slurm and pbs have batch jobs; use `hpcal run`"
+    if job.walltime_s is None:
+        return 'walltime is missing: the job has a limit, such as "24:00:00"'
+    if job.walltime_s < job.walltime_margin + _LEAST_WORK_S:
+        return (
+            f"walltime {job.walltime} less walltime_margin ({job.walltime_margin} s) leaves no time to work; "
+            "give a longer walltime"
+        )
+    if kind == "slurm" and job.queue is not None:
+        return "queue is PBS's word; on Slurm it is partition (or qos)"
+    if kind == "pbs" and (job.partition or job.qos or job.constraint):
+        return "partition, qos and constraint are Slurm's words; on PBS give queue and select_options"
+    if kind == "pbs" and job.chain == "scrontab":
+        return "chain: scrontab is Slurm's; on PBS it is batch"
+    return None
+
+
+def controller_script(site: Site, root: Path, number: int | str = _NUMBER) -> str:
+    """The batch script of a controller job.
+
+    Args:
+        root: folder of the campaign.
+        number: place of the job in its chain.
+
+    Raises:
+        ConfigurationError: the site cannot run controllers as jobs.
+    """
+    job, kind = controller_of(site)
+    folder = root.resolve() / FOLDER
+    output = folder / f"{number}.out"
+    asked = _slurm_lines(job, output) if kind == "slurm" else _pbs_lines(job, output)
+    words = [*interpreter(job, folder), "-P", "-m", MODULE, str(root.resolve()), str(number)]
+    lines = [
+        "#!/bin/bash",
+        *asked,
+        *filter(None, (line.strip() for line in job.scheduler_options.splitlines())),
+        "",
+        f"export {BLOCK_END}=$(( $(date +%s) + {job.walltime_s} ))",
+        f'if [ -n "${{SLURM_JOB_END_TIME:-}}" ]; then export {BLOCK_END}=$SLURM_JOB_END_TIME; fi',
+        f"cd {shlex.quote(os.getcwd())}",
+        "export PYTHONUNBUFFERED=1",
+        *(f"export {name}={shlex.quote(value)}" for name, value in job.environment.items()),
+        *job_init(job),
+        # In place of the shell, so that signals of the scheduler reach it.
+        f"exec {shlex.join(words)}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def slurm_options(job: ControllerJob, output: Path) -> list[str]:
+    """What a Slurm is asked for, as options of sbatch without the dashes."""
+    asked = {
+        "job-name": "hpcal.controller",
+        "output": str(output).replace("%", "%%"),
+        "open-mode": "append",
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": job.cores,
+        "time": job.walltime,
+        "mem": job.mem and f"{job.mem}G",
+        "account": job.account,
+        "partition": job.partition,
+        "qos": job.qos,
+        "constraint": job.constraint,
+    }
+    options = [f"{name}={value}" for name, value in asked.items() if value is not None]
+    return [*options, *(["exclusive"] if job.exclusive else []), "no-requeue"]
+
+
+def _slurm_lines(job: ControllerJob, output: Path) -> list[str]:
+    return [f"#SBATCH --{option}" for option in slurm_options(job, output)]
+
+
+def _pbs_lines(job: ControllerJob, output: Path) -> list[str]:
+    memory = f"mem={job.mem}gb" if job.mem else ""
+    select = ":".join(filter(None, ("1", f"ncpus={job.cores}", memory, job.select_options.strip(":"))))
+    asked = [
+        "-N hpcal.control",
+        "-S /bin/bash",
+        "-m n",
+        "-r n",
+        "-j oe",
+        f"-o {output}",
+        f"-l walltime={job.walltime}",
+        f"-l select={select}",
+        *(["-l place=excl"] if job.exclusive else []),
+        *([f"-l filesystems={job.filesystems}"] if job.filesystems else []),
+        *([f"-q {job.queue}"] if job.queue else []),
+        *([f"-A {job.account}"] if job.account else []),
+    ]
+    return [f"#PBS {line}" for line in asked]
+
+
+class Chain:
+    """The chain of a campaign's controller jobs, as far as its folder and the scheduler tell.
+
+    Args:
+        root: folder of the campaign.
+    """
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self.root, self.plan = root.resolve(), plan
+        self.folder = self.root / FOLDER
+        scheduler = scheduler_of(plan.kind, plan.timeout_s)
+        if scheduler is None:
+            raise ConfigurationError(f"{self.folder / 'chain.json'} names no batch system: {plan.kind!r}")
+        self.scheduler: Scheduler = scheduler
+
+    @classmethod
+    def of(cls, root: Path) -> Chain | None:
+        """The chain of a campaign that was submitted, or None.
+
+        Raises:
+            ConfigurationError: its record cannot be read.
+        """
+        path = root / FOLDER / "chain.json"
+        if not path.is_file():
+            return None
+        try:
+            plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"{path} does not say what was submitted: {error}; submit the campaign again"
+            ) from error
+        return cls(root, plan)
+
+    @classmethod
+    def prepare(cls, root: Path, site: Site, run_id: str) -> Chain:
+        """A new chain, in place of one that has ended; nothing is submitted yet.
+
+        Raises:
+            ConfigurationError: the site cannot run controllers as jobs.
+        """
+        job, kind = controller_of(site)
+        folder = root.resolve() / FOLDER
+        folder.mkdir(exist_ok=True)
+        plan = Plan(
+            run_id=run_id,
+            kind=kind,
+            chain=job.chain,
+            timeout_s=job.cmd_timeout,
+            margin_s=job.walltime_margin,
+            first=next_number(folder),
+        )
+        write_whole(folder / "job.sh", controller_script(site, root))
+        write_whole(folder / "chain.json", json.dumps(asdict(plan), indent=1))
+        chain = cls(root, plan)
+        for name in ("stop", "ended"):
+            (folder / name).unlink(missing_ok=True)
+        return chain
+
+    def begin(self, site: Site) -> str:
+        """Hands in the first job, or the entry of scrontab; returns what it is known as.
+
+        Raises:
+            SchedulerError: it was not taken.
+        """
+        if self.plan.chain == "batch":
+            return self.submit(self.plan.first)
+        job, _ = controller_of(site)
+        options = slurm_options(job, self.folder / f"{CRON}.out")
+        mark = f"{self.prefix}{CRON}"
+        script = self._script(CRON)
+        scrontab.install(
+            self.plan.run_id, [*options, f"comment={mark}"], f"bash {script}", self.plan.timeout_s
+        )
+        return "an entry of scrontab"
+
+    @property
+    def prefix(self) -> str:
+        """Begins the marks of its jobs."""
+        return f"{MARK}{self.plan.run_id}:{CONTROLLER}."
+
+    @property
+    def own_id(self) -> str | None:
+        """Id of the batch job in which this process runs."""
+        return own_job_id(self.plan.kind)
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether ``hpcal stop`` has asked for its end."""
+        return (self.folder / "stop").exists()
+
+    @property
+    def end_reason(self) -> str | None:
+        """Why it has ended, or None if it goes on."""
+        try:
+            return (self.folder / "ended").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+
+    def submit(self, number: int, *, after: str | None = None) -> str:
+        """Hands in the job of a number; returns its id. Raises SchedulerError."""
+        job_id = self.scheduler.submit(self._script(number), mark=f"{self.prefix}{number}", after=after)
+        write_whole(self.folder / f"{number}.submitted", json.dumps({"job_id": job_id}))
+        return job_id
+
+    def submit_successor(self, number: int) -> str | None:
+        """Hands in the job after ``number``, which is this one; None if one is there already.
+
+        Raises:
+            SchedulerError: it was not taken.
+        """
+        if any((controller_number(job) or 0) > number for job in self.jobs()):
+            return None
+        return self.submit(number + 1, after=self.own_id)
+
+    def jobs(self) -> list[Job]:
+        """Its jobs that have not ended, in order. Raises SchedulerError."""
+        found = self.scheduler.marked(self.prefix)
+        jobs = [job for job in found if controller_number(job) is not None or job.mark.endswith(f".{CRON}")]
+        return sorted(jobs, key=lambda job: controller_number(job) or 0)
+
+    def ask_stop(self) -> None:
+        """Asks for its end; a controller that runs sees it and stops in good order."""
+        (self.folder / "stop").touch()
+
+    def cancel_waiting(self) -> list[str]:
+        """Cancels its jobs that wait; returns their ids. Raises SchedulerError."""
+        waiting = [job.id for job in self._numbered() if job.state is SchedulerState.PENDING]
+        self.scheduler.cancel(waiting)
+        return waiting
+
+    def end(self, reason: str) -> None:
+        """Ends it: no job of it will run a controller again.
+
+        Raises:
+            SchedulerError: its jobs could not be cancelled; they will do nothing and end.
+        """
+        write_whole(self.folder / "ended", f"{reason}\n")
+        if self.plan.chain == "scrontab":
+            scrontab.remove(self.plan.run_id, self.plan.timeout_s)
+        others = [job.id for job in self._numbered() if not same_job(job.id, self.own_id)]
+        self.scheduler.cancel(others)
+
+    def began(self, number: int, began: Began) -> None:
+        """Records that a job has begun."""
+        write_whole(self.folder / f"{number}.began", json.dumps(asdict(began)))
+
+    def ended(self, number: int, ended: Ended) -> None:
+        """Records how a job has ended."""
+        write_whole(self.folder / f"{number}.ended", json.dumps(asdict(ended)))
+
+    def links(self) -> list[Link]:
+        """What is known of its jobs so far, in order."""
+        numbers = range(self.plan.first, next_number(self.folder))
+        return [self._link(number) for number in numbers]
+
+    def following(self) -> int:
+        """The number of the next run of a scrontab's entry."""
+        return next_number(self.folder)
+
+    def _numbered(self) -> list[Job]:
+        return [job for job in self.jobs() if controller_number(job) is not None]
+
+    def _link(self, number: int) -> Link:
+        parts = {
+            name: read_record(self.folder / f"{number}.{name}") for name in ("submitted", "began", "ended")
+        }
+        submitted, began, ended = parts["submitted"], parts["began"], parts["ended"]
+        return Link(
+            number=number,
+            job_id=None if submitted is None else str(submitted.get("job_id")),
+            began=None if began is None else Began(**began),
+            ended=None if ended is None else Ended(**ended),
+        )
+
+    def _script(self, number: int | str) -> Path:
+        path = self.folder / f"{number}.sh"
+        text = (self.folder / "job.sh").read_text(encoding="utf-8")
+        write_whole(path, text.replace(_NUMBER, str(number)))
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainStatus:
+    """Where the controller jobs of a submitted campaign stand.
+
+    Attributes:
+        job: id of the job that runs, or else that waits; None if there is none.
+        state: of that job, in the scheduler's words ``pending`` or ``running``; ``unknown`` where
+            the scheduler does not answer; ``ended`` where there is none.
+        next: id of the job after it, or None.
+        reason: why the job waits, why the scheduler does not answer, or why the chain has ended.
+    """
+
+    job: str | None
+    state: str
+    next: str | None
+    reason: str
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a job runs the campaign or will."""
+        return self.job is not None
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        why = f" ({self.reason})" if self.reason else ""
+        if self.job is None:
+            return f"controller jobs: {self.state}{why}"
+        after = f"; the next one, {self.next}, waits for its end" if self.next else ""
+        return f"controller job {self.job}: {self.state}{why}{after}"
+
+
+def chain_status(root: Path) -> ChainStatus | None:
+    """Where the chain of a campaign stands; None if it was not submitted."""
+    chain = Chain.of(root)
+    if chain is None:
+        return None
+    ended = chain.end_reason
+    if ended is not None:
+        return ChainStatus(job=None, state="ended", next=None, reason=ended)
+    try:
+        jobs = chain.jobs()
+    except SchedulerError as error:
+        return ChainStatus(job=None, state="unknown", next=None, reason=str(error))
+    if not jobs:
+        reason = "none is in the scheduler; submit the campaign again"
+        return ChainStatus(job=None, state="ended", next=None, reason=reason)
+    first, *others = jobs
+    return ChainStatus(
+        job=first.id,
+        state=str(first.state),
+        next=others[0].id if others else None,
+        reason=first.reason if first.state is SchedulerState.PENDING else "",
+    )
