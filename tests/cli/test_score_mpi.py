@@ -176,6 +176,7 @@ def test_ranks_that_are_alone_are_told(pool: Path, model: Path, tmp_path: Path) 
 
 def test_mpi_is_not_loaded_where_nobody_asks_for_it() -> None:
     """A worker that starts programs of several ranks must not be a rank itself."""
-    code = "import sys, hpcal.cli.score, hpcal.cli.ranks, hpcal.labeling.espresso; print('mpi4py' in sys.modules)"
+    modules = "hpcal.cli.score, hpcal.cli.ranks, hpcal.labeling.espresso"
+    code = f"import sys, {modules}; print('mpi4py' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
