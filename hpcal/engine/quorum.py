@@ -9,7 +9,7 @@ cannot be reached any more. From then on it never changes; see docs/decisions/qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from hpcal.core.errors import FailureClass
 from hpcal.engine.context import Context
@@ -20,6 +20,9 @@ from hpcal.store.database import add_event
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow, ModelRow, TaskRow
 from hpcal.store.transitions import EnsembleState, TaskState
+
+NOT_NEEDED: Final = "not needed: "
+"""How the error of a task begins that was ended because its ensemble had failed by others."""
 
 
 def give_up(session: Session, task: TaskRow, failure: FailureClass, why: str) -> None:
@@ -54,7 +57,7 @@ def settle(session: Session, context: Context, ensemble: EnsembleRow) -> list[st
         else:
             return [_trained(session, context, ensemble, members)]
     if ensemble.state is EnsembleState.FAILED:
-        _end_tasks(session, context, ensemble, f"not needed: ensemble {ensemble.id} has failed")
+        _end_tasks(session, context, ensemble, f"{NOT_NEEDED}ensemble {ensemble.id} has failed")
     return []
 
 

@@ -230,7 +230,8 @@ def failed_stage(session: Session, epoch: int) -> str | None:
             return f"stage {kind}: the last {ALL_FAILED} tasks failed: {last_line(cause)}"
     if "train" in failed and queries.failed_in_a_row(session) >= ALL_FAILED:
         trainings = queries.last_task_states(session, "train", epoch, ALL_FAILED * 8)
-        errors = [error for state, error in trainings if state is TaskState.FAILED and error]
+        told = [error for state, error in trainings if state is TaskState.FAILED and error]
+        errors = [error for error in told if not error.startswith(quorum.NOT_NEEDED)] or told
         if errors:
             return f"stage train: the last {ALL_FAILED} ensembles failed: {last_line(errors[0])}"
     rejected, example = queries.rejected_since_label(session, epoch)

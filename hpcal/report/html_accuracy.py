@@ -179,14 +179,20 @@ def _promotion(data: ReportData) -> Section:
         "lead",
     )
     rows: list[list[Cell]] = [
-        [e.name, e.state, e.labels, e.threshold, e.bias_width, e.decision] for e in data.ensembles
+        [e.name, e.state, e.size, e.labels, e.threshold, e.bias_width, e.decision] for e in data.ensembles
     ]
-    head = ("generation", "state", "labels", "threshold", "bias width (eV/√atom)", "decision")
+    head = ("generation", "state", "members", "labels", "threshold", "bias width (eV/√atom)", "decision")
     body = lead + (
-        table(head, rows, "tables ensemble, dataset")
+        table(head, rows, "tables ensemble, dataset, model")
         if rows
         else text("No ensemble has been trained yet.", "nothing")
     )
+    missing: list[list[Cell]] = [
+        [e.name, member, why] for e in data.ensembles for member, why in e.missing.items()
+    ]
+    if missing:
+        body += text("Members that an ensemble did without: its others were the quorum, or it has failed.")
+        body += table(("generation", "member", "why"), missing, "table model (missing)")
     return Section(anchor="promotion", title="Promotion", body=body)
 
 

@@ -261,7 +261,7 @@ def _ensemble(trace: Record) -> Sections:
     previous = trace["predecessor"]
     threshold = None if row["threshold"] is None else f"{row['metric']} threshold {row['threshold']:.4g}"
     about = _join(
-        f"{row['kind']}, {len(trace['members'])} members",
+        f"{row['kind']}, {_size(trace['members'])} members",
         f"dataset {row['dataset_id']}",
         threshold,
         f"hash {row['hash'][:12]}" if row["hash"] else None,
@@ -284,11 +284,22 @@ def _ensemble(trace: Record) -> Sections:
             "members",
             [
                 f"model {m['id']} (member {m['member']}, seed {m['seed']})"
-                + ("" if m["path"] else ", not trained yet")
+                + ("" if m["path"] else f", {_why_not(m)}")
                 for m in trace["members"]
             ],
         ),
     )
+
+
+def _why_not(member: Record) -> str:
+    """Why a member has no file."""
+    return f"missing: {member['missing']}" if member["missing"] else "not trained yet"
+
+
+def _size(members: Sequence[Record]) -> str:
+    """How many members are there, of how many where one is missing."""
+    missing = sum(m["missing"] is not None for m in members)
+    return f"{len(members) - missing} of {len(members)}" if missing else str(len(members))
 
 
 def _errors(split: str, errors: Record) -> str | None:
@@ -307,7 +318,7 @@ def _model(trace: Record) -> Sections:
     about = _join(
         f"member {row['member']} of ensemble {row['ensemble_id']}",
         f"seed {row['seed']}",
-        row["path"] or "not trained yet",
+        row["path"] or _why_not(row),
         f"SHA-256 {row['sha256'][:12]}" if row["sha256"] else None,
     )
     whose = "its own bag" if seen["recorded_bag"] else "all training structures"

@@ -173,6 +173,9 @@ def _learning(
             "n_validation": ensemble.n_validation,
             "node_hours": spent,
             "threshold": ensemble.threshold,
+            "members": ensemble.members,
+            "members_planned": ensemble.planned,
+            "members_missing": {str(member): why for member, why in ensemble.missing.items()},
             "audit": errors[ensemble.id][Split.TEST],
             "reference": errors[ensemble.id][Split.REFERENCE],
         }
@@ -279,12 +282,17 @@ def _text_history(status: Mapping[str, Any]) -> list[str]:
             _scaled(entry["audit"]["energy_rmse_ev_per_atom"], 1000, ".2f"),
             _scaled(entry["audit"]["force_rmse_ev_per_ang"], 1, ".3f"),
             _scaled(entry["reference"]["force_rmse_ev_per_ang"], 1, ".3f"),
-            entry["state"],
+            entry["state"] + _text_size(entry),
         )
         for entry in entries
     ]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in (head, *rows)]
+
+
+def _text_size(entry: Mapping[str, Any]) -> str:
+    there, planned = entry["members"], entry["members_planned"]
+    return "" if there == planned else f", {there} of {planned} members"
 
 
 def _text_hosts(status: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from hpcal.store.tables import (
     EventRow,
     LabelRow,
     LevelOfTheoryRow,
+    ModelRow,
     RejectionRow,
     SelectionRow,
     StructureRow,
@@ -58,6 +59,9 @@ class EnsembleRecord:
 
     Attributes:
         labels: accepted labels with a commit number up to the data set's, audit included.
+        members: how many members are there.
+        planned: how many it was to have.
+        missing: why each member is missing that the ensemble went on without, by its number.
         errors: its error summary by split, or None where none was kept.
         closed: when it was decided on, or made where it was not; seconds since the epoch.
     """
@@ -78,6 +82,9 @@ class EnsembleRecord:
     threshold: float | None
     bias_width: float | None
     calibration: dict[str, Any] | None
+    members: int
+    planned: int
+    missing: dict[int, str]
     errors: dict[str, Any] | None
 
     @property
@@ -89,6 +96,11 @@ class EnsembleRecord:
     def promoted(self) -> bool:
         """Whether it took over."""
         return self.state == EnsembleState.PROMOTED
+
+    @property
+    def size(self) -> str:
+        """Its members, such as ``6 of 8``, or ``8`` where all are there."""
+        return str(self.members) if self.members == self.planned else f"{self.members} of {self.planned}"
 
     @property
     def name(self) -> str:
@@ -266,7 +278,22 @@ def ensembles(session: Session) -> list[EnsembleRecord]:
         .order_by(EnsembleRow.generation, EnsembleRow.revision)
     ).all()
     labels = _labels_up_to(session, sorted({dataset.last_seq for _, dataset in rows}))
-    return [_ensemble_record(row, dataset, labels[dataset.last_seq]) for row, dataset in rows]
+    members = _members(session)
+    return [
+        _ensemble_record(row, dataset, labels[dataset.last_seq], members.get(row.id, []))
+        for row, dataset in rows
+    ]
+
+
+def _members(session: Session) -> dict[int, list[tuple[int, bool, str | None]]]:
+    """Members of every ensemble: number, whether it is there, and why it is missing."""
+    rows = session.execute(
+        select(ModelRow.ensemble_id, ModelRow.member, ModelRow.path.is_not(None), ModelRow.missing)
+    )
+    found: dict[int, list[tuple[int, bool, str | None]]] = {}
+    for ensemble_id, member, there, missing in rows:
+        found.setdefault(ensemble_id, []).append((member, bool(there), missing))
+    return found
 
 
 def _counts(session: Session, query: Select[*tuple[Any, ...]]) -> Counts:
@@ -288,7 +315,9 @@ def _labels_up_to(session: Session, commits: list[int]) -> dict[int, int]:
     return {commit: commit - sum(seq <= commit for seq in taken_back) for commit in commits}
 
 
-def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, labels: int) -> EnsembleRecord:
+def _ensemble_record(
+    row: EnsembleRow, dataset: DatasetRow, labels: int, members: list[tuple[int, bool, str | None]]
+) -> EnsembleRecord:
     return EnsembleRecord(
         id=row.id,
         generation=row.generation,
@@ -306,5 +335,8 @@ def _ensemble_record(row: EnsembleRow, dataset: DatasetRow, labels: int) -> Ense
         threshold=row.threshold,
         bias_width=row.bias_width,
         calibration=row.calibration,
+        members=sum(there for _, there, _ in members),
+        planned=len(members),
+        missing={member: why for member, _, why in sorted(members) if why is not None},
         errors=row.errors,
     )

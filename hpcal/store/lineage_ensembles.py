@@ -200,7 +200,9 @@ def _ensemble(row: EnsembleRow) -> Record:
 
 
 def _model(row: ModelRow) -> Record:
-    return record(row, "id", "ensemble_id", "member", "seed", "task_id", "path", "sha256", "metrics")
+    return record(
+        row, "id", "ensemble_id", "member", "seed", "task_id", "path", "sha256", "metrics", "missing"
+    )
 
 
 def _bag(row: ModelRow) -> IntArray | None:
