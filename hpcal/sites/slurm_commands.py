@@ -43,13 +43,11 @@ _REFUSALS: Final = re.compile(
     re.IGNORECASE,
 )
 """What sbatch says of a job that it will never take."""
-
-
 _UNSURE: Final = re.compile(
-    """What sbatch says where the job may have reached the controller all the same."""
     r"timed? ?out|zero bytes|transmi|communication|unexpected|receive|^$",
     re.IGNORECASE,
 )
+"""What sbatch says where the job may have reached the controller all the same."""
 _SEARCH_PAUSES_S: Final = (0.0, 1.0, 2.0)
 _HISTORY_TIMEOUT_S: Final = 20.0
 _OF_A_JOB: Final = re.compile(

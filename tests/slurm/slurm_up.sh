@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A real Slurm on this one machine, for tests: as root on Debian, without systemd, cgroups or a database.
 #
-#   slurm_up.sh [up]         brings it up and prints the line that makes it yours: export SLURM_CONF=...
-#   slurm_up.sh down         ends it, and every job in it
-#   slurm_up.sh status       its processes, nodes and jobs
-#   slurm_up.sh age SECONDS  lets it forget ended jobs after so long (MinJobAge), while it runs
+#   slurm_up.sh [up]          brings it up and prints the line that makes it yours: export SLURM_CONF=...
+#   slurm_up.sh down          ends it, and every job in it
+#   slurm_up.sh status        its processes, nodes and jobs
+#   slurm_up.sh age [SECONDS] lets it forget ended jobs after so long (MinJobAge), while it runs
 #
 # Nodes cpu1, cpu2 and gpu1, all of them this machine; partitions
 #   cpu (default)  cpu1, cpu2        gpu  gpu1, with fake GPUs
@@ -194,7 +194,7 @@ case "${1:-up}" in
     sinfo
     squeue
     ;;
-  age) age "${2:?seconds}" ;;
+  age) age "${2:-$age}" ;;
   *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2

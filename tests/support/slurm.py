@@ -104,15 +104,14 @@ def forgets_after(seconds: int) -> Iterator[None]:
     conf = Path(os.environ.get("SLURM_CONF", ""))
     if not conf.is_file() or "ClusterName=hpcal\n" not in conf.read_text():
         pytest.skip("only the Slurm of tests/slurm/slurm_up.sh may be set up otherwise")
-    before = next(line for line in conf.read_text().splitlines() if line.startswith("MinJobAge="))
     _set_age(conf, str(seconds))
     try:
         yield
     finally:
-        _set_age(conf, before.partition("=")[2])
+        _set_age(conf)
 
 
-def _set_age(conf: Path, seconds: str) -> None:
+def _set_age(conf: Path, *seconds: str) -> None:
     script = Path(__file__).parents[1] / "slurm" / "slurm_up.sh"
     environment = {**os.environ, "HPCAL_SLURM_ROOT": str(conf.parents[1])}
-    subprocess.run([script, "age", seconds], env=environment, check=True, timeout=60)
+    subprocess.run([script, "age", *seconds], env=environment, check=True, timeout=60)
