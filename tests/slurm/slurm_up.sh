@@ -35,10 +35,11 @@ processes() {
   done
 }
 
+# Those that live; an id of an earlier day may be another program's by now.
 alive() {
   local name id
   while read -r name id; do
-    if kill -0 "$id" 2>/dev/null; then echo "$id"; fi
+    if [ "$(cat "/proc/$id/comm" 2>/dev/null)" = "${name%%-*}" ]; then echo "$id"; fi
   done < <(processes)
 }
 
