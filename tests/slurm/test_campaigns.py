@@ -50,8 +50,10 @@ def busy(root, pool: str) -> bool:
 def check_clean(root, log) -> None:
     """Everything whole, nothing computed twice, no job and no process left."""
     check_whole(root)
-    twice = {digest: n for digest, n in computed(log).items() if n > 1}
-    assert twice == {}, "finished labels were computed again"
+    # A relaxation has looked at its minimum before that is labelled.
+    sampled = query(root, "SELECT hash FROM structure WHERE origin IN ('bootstrap', 'sample')")
+    times = computed(log)
+    assert all(times[digest] <= 1 for (digest,) in sampled), "finished labels were computed again"
     run = run_id(root)
     assert eventually(lambda: not jobs(f"hpcal:{run}"), 30), jobs()
     assert eventually(lambda: not left_behind(run), 30), left_behind(run)
@@ -69,12 +71,12 @@ def test_a_cancelled_block_and_a_scheduler_that_fails_cost_nothing_finished(scen
         time.sleep(10)
         assert len(commands.calls("sbatch")) <= 30, "failed submissions are not repeated without a pause"
         commands.remove("sbatch")
-        wait_until(lambda: labels(one.root) >= 8, what="labels after sbatch came back")
+        wait_until(lambda: labels(one.root) >= 8, what="labels after sbatch came back", process=process)
         # Between its first and its last label of a task.
-        wait_until(lambda: busy(one.root, "label"), what="a label task")
+        wait_until(lambda: busy(one.root, "label"), what="a label task", process=process)
         subprocess.run(["scancel", job_of(one.root, "label")], check=True, timeout=60)
         before = labels(one.root)
-        wait_until(lambda: labels(one.root) > before + 8, what="labels of the next block")
+        wait_until(lambda: labels(one.root) > before + 8, what="labels of the next block", process=process)
         commands.write("squeue", "sleep 30", f'exec {commands.real("squeue")} "$@"')
         # A block ends while nobody can ask for it.
         subprocess.run(["scancel", "--name=hpcal.sample", "--state=RUNNING"], check=True, timeout=60)
@@ -101,9 +103,9 @@ def worker_of(root, kind: str) -> int:
 def test_killed_workers_and_controllers_leave_nothing_behind_and_lose_nothing(scene):
     one = scene(labels=80)
     process = start(*one.words, env=one.env)
-    wait_until(lambda: labels(one.root) >= 8, what="first labels")
+    wait_until(lambda: labels(one.root) >= 8, what="first labels", process=process)
     os.kill(worker_of(one.root, "label"), signal.SIGKILL)
-    wait_until(lambda: labels(one.root) >= 20, what="labels after a worker was killed")
+    wait_until(lambda: labels(one.root) >= 20, what="labels after a worker was killed", process=process)
     process.kill()
     finish(process)
     # Interchanges die with the controller, and blocks miss their heartbeats.
@@ -112,7 +114,7 @@ def test_killed_workers_and_controllers_leave_nothing_behind_and_lose_nothing(sc
     assert eventually(lambda: not jobs(f"hpcal:{run}"), 60), jobs()
     process = start(*one.words, env=one.env)
     before = labels(one.root)
-    wait_until(lambda: labels(one.root) >= before + 8, what="the resumed campaign")
+    wait_until(lambda: labels(one.root) >= before + 8, what="the resumed campaign", process=process)
     process.terminate()
     asked = time.monotonic()
     code, errors = finish(process)
@@ -133,7 +135,7 @@ def test_a_second_controller_at_once_after_a_kill_cancels_the_strays_and_only_th
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.strip()  # fmt: skip
     process = start(*one.words, env=one.env)
-    wait_until(lambda: labels(one.root) >= 8, what="first labels")
+    wait_until(lambda: labels(one.root) >= 8, what="first labels", process=process)
     old = {job for job, _ in jobs(f"hpcal:{run_id(one.root)}:")}
     process.kill()
     finish(process)

@@ -37,11 +37,17 @@ def finish(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120, what: str = "it") -> None:
-    """Returns when a condition holds; fails if it does not in time."""
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float = 120,
+    what: str = "it",
+    process: subprocess.Popen | None = None,
+) -> None:
+    """Returns when a condition holds; fails if it does not in time, or if a process has ended before."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come that far within {seconds:.0f} s"
+        assert process is None or process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
 
 
