@@ -12,6 +12,7 @@ import click
 from hpcal.cli.campaign_commands import CAMPAIGN_COMMANDS
 from hpcal.cli.file_commands import FILE_COMMANDS
 from hpcal.cli.group import HpcalGroup
+from hpcal.cli.site_commands import SITE_COMMANDS
 
 
 @click.group(
@@ -31,7 +32,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (*CAMPAIGN_COMMANDS, *FILE_COMMANDS):
+for command in (*CAMPAIGN_COMMANDS, *FILE_COMMANDS, *SITE_COMMANDS):
     cli.add_command(command)
 
 
