@@ -31,7 +31,7 @@ export SLURM_CONF=$root/etc/slurm.conf
 processes() {
   local file
   for file in "$root"/run/slurmd-{cpu1,cpu2,gpu1}.pid "$root"/run/slurmctld.pid "$root"/munge/munged.pid; do
-    if [ -s "$file" ]; then echo "$(basename "$file" .pid) $(cat "$file")"; fi
+    if [ -s "$file" ]; then echo "$(basename "$file" .pid) $(cat "$file" 2>/dev/null)"; fi
   done
 }
 
@@ -58,8 +58,8 @@ nobody_alive() { [ -z "$(alive)" ]; }
 nodes_idle() { [ "$(timeout 10 sinfo -h -N -o '%N %t' 2>/dev/null | sort -u | grep -c ' idle$')" = ${#nodes[@]} ]; }
 
 down() {
-  # Jobs first: they would outlive the daemons.
-  if [ -s "$root/run/slurmctld.pid" ]; then
+  # Jobs first: they would outlive the daemons. Only where the controller lives: another may have its port.
+  if controller_alive; then
     timeout 20 scancel --user=root >/dev/null 2>&1 || true
     wait_for 15 no_jobs || true
   fi
@@ -68,7 +68,22 @@ down() {
   wait_for 10 nobody_alive || for id in $(alive); do kill -9 "$id" 2>/dev/null || true; done
   rm -f "$root"/run/*.pid "$root"/munge/munged.pid
 }
+controller_alive() {
+  local id
+  id=$(cat "$root/run/slurmctld.pid" 2>/dev/null) && alive | grep -qx "$id"
+}
 no_jobs() { [ -z "$(timeout 10 squeue -h 2>/dev/null)" ]; }
+
+# Commands would talk to whoever has the ports, and take the answers for those of this Slurm.
+ports_free() {
+  local at
+  for ((at = port; at < port + 4; at++)); do
+    if (: <"/dev/tcp/127.0.0.1/$at") 2>/dev/null; then
+      echo "port $at is taken, by another Slurm perhaps; choose others with HPCAL_SLURM_PORT" >&2
+      return 1
+    fi
+  done
+}
 
 packages() {
   local program
@@ -164,6 +179,7 @@ CONF
 up() {
   packages
   down
+  ports_free
   rm -rf "${root:?}"
   mkdir -p "$root"/{etc,run,log,state,spool-cpu1,spool-cpu2,spool-gpu1}
   chmod 755 "$root" "$root"/*
