@@ -17,6 +17,7 @@ an end without a result or an error                 ``bug``, with the end of the
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import tempfile
@@ -53,6 +54,8 @@ from hpcal.labeling.program import Call, Ended, run, signal_failure
 PREFIX: Final = "hpcal-espresso-"
 PROBE_SECONDS: Final = 120.0
 """Longest time in which pw.x must say its version; slow file systems."""
+_NO_PMI: Final = re.compile(r"not built with SLURM's PMI support|PMI\w* (?:init|Init)\w* (?:returned|failed)")
+"""What MPI libraries write when their ranks were started by a launcher that they do not understand."""
 _TOLERANCE: Final = 1e-2
 """Electrons and Bohr magnetons are printed with two decimals."""
 
@@ -123,6 +126,7 @@ class Espresso:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._watch(ended.output)
+        check_started(ended, self._launcher, self._settings.program)
         return self._result(structure, ended)
 
     def _call(self) -> Call:
@@ -149,6 +153,7 @@ class Espresso:
             shutil.rmtree(folder, ignore_errors=True)
         head = read_head(ended.output)
         if head.version is None:
+            check_started(ended, self._launcher, self._settings.program)
             command = " ".join(self._call().command)
             raise TaskFailure(
                 FailureClass.NODE,
@@ -291,10 +296,26 @@ def check_ranks(head: Head, launcher: RankLauncher | None, program: str) -> None
             f"{program} is built without MPI, and {command!r} starts it {ranks} times: name the MPI build as "
             "`program`, or take the launcher out of the site file",
         )
-    raise TaskFailure(
+    raise _wrong_pmi(
+        f"each of the {ranks} ranks of {program} runs as a program of its own ({head.processes} MPI process)",
+        launcher,
+    )
+
+
+def check_started(ended: Ended, launcher: RankLauncher | None, program: str) -> None:
+    """Tells ranks that could not find each other from other failures: MPI libraries that say so.
+
+    Raises:
+        TaskFailure: class ``bug``; the message says what to change.
+    """
+    if launcher is not None and _NO_PMI.search(ended.errors):
+        raise _wrong_pmi(f"the ranks of {program} do not find each other in MPI_Init", launcher)
+
+
+def _wrong_pmi(what: str, launcher: RankLauncher) -> TaskFailure:
+    return TaskFailure(
         FailureClass.BUG,
-        f"each of the {ranks} ranks of {program} runs as a program of its own ({head.processes} MPI "
-        f"process): the launcher {command!r} does not speak the PMI of the MPI library that {program} is "
-        "built with; in the site file use srun --mpi=pmix for OpenMPI, srun --mpi=pmi2 for MPICH and Intel "
-        "MPI, or that library's own mpirun (`srun --mpi=list` says what there is)",
+        f"{what}: the launcher {' '.join(launcher.command)!r} does not speak the PMI of the MPI library that "
+        "the program is built with; in the site file use srun --mpi=pmix for OpenMPI, srun --mpi=pmi2 for "
+        "MPICH and Intel MPI, or that library's own mpirun (`srun --mpi=list` says what there is)",
     )

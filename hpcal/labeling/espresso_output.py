@@ -224,7 +224,7 @@ def read_numbers(text: str) -> Numbers:
         forces=forces * RYDBERG / BOHR,
         # pw.x prints the pressure's sign: positive in compression.
         stress=-stress * RYDBERG / BOHR**3,
-        scf_correction=_number(total[2], "SCF correction") * RYDBERG / BOHR / np.sqrt(max(1, len(forces))),
+        scf_correction=_number(total[2], "SCF correction") * RYDBERG / BOHR / max(1, len(forces)) ** 0.5,
         gap=None if gap is None else _number(gap[2], "gap") - _number(gap[1], "gap"),
         iterations=_whole(known["iterations"]),
         atoms=_whole(known["atoms"]),

@@ -562,6 +562,18 @@ def test_singletons_are_ended_while_they_run(stand: Stand, two_ranks: Path) -> N
     assert "runs as a program of its own" in str(failure)
 
 
+def test_ranks_that_do_not_find_each_other_are_a_bug_that_names_the_pmi(
+    stand: Stand, two_ranks: Path
+) -> None:
+    """What OpenMPI 4.1 under `srun --mpi=pmi2` writes."""
+    stand.program.write_text(
+        '#!/bin/sh\necho "but OMPI was not built with SLURM\'s PMI support and therefore" >&2\nexit 1\n'
+    )
+    failure = failure_of(stand)
+    assert failure.failure_class is FailureClass.BUG
+    assert "--mpi=pmix for OpenMPI" in str(failure)
+
+
 def test_a_serial_build_under_a_launcher_is_told(stand: Stand, two_ranks: Path) -> None:
     (stand.folder / "banner").write_text("     Program PWSCF v.7.2 starts on x\n     Serial version\n")
     failure = failure_of(stand)
