@@ -54,6 +54,12 @@ def test_every_definition_and_lock_is_tested():
     assert sorted(FOLDER.glob("*.txt")) == LOCKS
 
 
+def test_links_of_the_page_resolve():
+    targets = re.findall(r"\]\(([^)#]+)", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (FOLDER / target).exists()] == []
+
+
 @definitions
 def test_sections_are_those_of_a_build_without_root(path):
     definition = read_definition(path)
