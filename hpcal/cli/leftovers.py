@@ -24,14 +24,11 @@ def kinds_of(root: Path, *records: Mapping[str, Any]) -> list[str]:
     return sorted(kinds | ({chain.plan.kind} if chain else set()))
 
 
-def end_leftovers(run_id: str, kinds: list[str], within_s: float = JOBS_GONE_S) -> Iterator[str]:
+def end_leftovers(run_id: str, kinds: list[str]) -> Iterator[str]:
     """Ends jobs and processes of a run that this process, its only controller, did not start.
 
     To be called by who holds the campaign. A job that cannot be ended is said and not waited for:
     what it still finishes is in spools of its own, and is taken once or not at all.
-
-    Args:
-        within_s: how long it waits for each scheduler.
 
     Yields:
         A sentence on what there was.
@@ -40,13 +37,13 @@ def end_leftovers(run_id: str, kinds: list[str], within_s: float = JOBS_GONE_S) 
         TimeoutError: processes of this host do not end.
     """
     for kind in kinds:
-        yield from _said(kind, end_stray_jobs(kind, run_id, within_s=within_s), within_s)
+        yield from _said(kind, end_stray_jobs(kind, run_id, within_s=JOBS_GONE_S))
     count = end_strays(run_id)
     if count:
         yield f"ended {count} processes that the last controller had left behind"
 
 
-def _said(kind: str, ended: EndedJobs, within_s: float) -> Iterator[str]:
+def _said(kind: str, ended: EndedJobs) -> Iterator[str]:
     name = NAMES[kind]
     if ended.gone:
         yield f"cancelled {len(ended.gone)} jobs of this campaign in {name}: {', '.join(ended.gone)}"
@@ -58,7 +55,7 @@ def _said(kind: str, ended: EndedJobs, within_s: float) -> Iterator[str]:
     elif ended.left:
         yield (
             f"jobs {', '.join(ended.left)} of this campaign were cancelled and are still in {name} after "
-            f"{within_s:.0f} s, as on a node that does not answer; going on: what they still finish is "
+            f"{JOBS_GONE_S:.0f} s, as on a node that does not answer; going on: what they still finish is "
             "taken, once"
         )
 
