@@ -100,6 +100,8 @@ class History:
             rates=Rates.draw(rng),
             gather_s=rng.choice((0.5, 4.0, 12.0, 12.0, 12.0, 12.0)),
             steps=self.outcome.steps,
+            diverging=random.Random(f"diverging {outcome.seed}").choice((0.0, 0.0, 0.2)),
+            dawdling=random.Random(f"dawdling {outcome.seed}").choice((0.0, 0.0, 0.2)),
             on_work=self._on_work,
         )
         self.watch: Watch | None = None

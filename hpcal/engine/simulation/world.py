@@ -27,6 +27,8 @@ START: Final = 2.0e9
 HOSTS: Final = 4
 START_S: Final = 0.05
 RECORD_S: Final = {"label": 0.4, "relax": 0.4, "train": 1.5, "sample": 1.0}
+DAWDLING: Final = 20.0
+"""How many times as long a training takes that dawdles."""
 _PREFIX: Final = struct.Struct("<II")
 
 
@@ -83,6 +85,8 @@ class World:
 
     Attributes:
         gather_s: completions within at most this time of the first come together.
+        diverging: share of training tasks that always diverge.
+        dawdling: share of training tasks that take many times as long.
         clock: seconds.
         steps: what has happened, for a person.
         fates: how often each fate befell an attempt.
@@ -93,6 +97,8 @@ class World:
     nature: Nature
     rates: Rates
     gather_s: float = 0.0
+    diverging: float = 0.0
+    dawdling: float = 0.0
     clock: float = START
     steps: list[str] = field(default_factory=list)
     hosts: list[Host] = field(default_factory=list)
@@ -116,6 +122,7 @@ class World:
     def calm(self) -> None:
         """From now on nothing goes wrong."""
         self.rates = NO_FAULTS
+        self.diverging = self.dawdling = 0.0
         self.hosts = [Host(name=host.name) for host in self.hosts]
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
@@ -151,7 +158,15 @@ class World:
             message = f"{run.host.name}: /scratch is read-only"
             self._finish(run, 0.0, failure=FailureClass.NODE, message=message)
             return
+        if self._trains(run, "diverges", self.diverging):
+            self._finish(run, 0.1, failure=FailureClass.PHYSICS, message="the training diverged")
+            return
         self._work(run, inputs)
+
+    def _trains(self, run: Running, how: str, share: float) -> bool:
+        """Whether an attempt is of one of the training tasks with a property that so many have."""
+        job = run.assignment
+        return job.kind == "train" and self.nature.unit(how, job.task_id) < share
 
     def _work(self, run: Running, inputs: Any) -> None:
         job = run.assignment
@@ -175,7 +190,10 @@ class World:
         self._schedule(run, fate, _harmless(self.nature, job.kind, inputs))
 
     def _schedule(self, run: Running, fate: Fate, harmless: int | None) -> None:
-        step = run.host.slowness * RECORD_S.get(run.assignment.kind, 0.1) * (0.5 + self.rng.random())
+        dawdles = DAWDLING if self._trains(run, "dawdles", self.dawdling) else 1.0
+        step = (
+            dawdles * run.host.slowness * RECORD_S.get(run.assignment.kind, 0.1) * (0.5 + self.rng.random())
+        )
         total = len(run.pending)
         whole = fate in (Fate.GOOD, Fate.LATE, Fate.TRUNCATED)
         count = total if whole else self.rng.randrange(total)
