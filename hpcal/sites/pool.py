@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -262,6 +263,11 @@ class Pool(JobKeys):
                 f"launcher: {self.launcher} starts workers on every node, but a pool with mpi has one on the "
                 "first node only, whose tasks start their own ranks; leave launcher out"
             )
+        if self.mpi is not None and self.container is not None:
+            raise ValueError(
+                "mpi: its launcher would be looked for inside the container, where the node's is not; give "
+                "this pool the python of an environment outside"
+            )
         return self
 
     @model_validator(mode="after")
@@ -307,7 +313,7 @@ class Pool(JobKeys):
             return self.mem_per_node
         if self.mem_per_worker is None:
             return None
-        return max(1, round(self.max_workers_per_node * self.mem_per_worker))
+        return max(1, ceil(self.max_workers_per_node * self.mem_per_worker))
 
     @property
     def task_seconds(self) -> float | None:

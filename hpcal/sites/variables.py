@@ -11,7 +11,7 @@ from hpcal.core.errors import ConfigurationError
 from hpcal.core.settings import Document
 
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-LEFT_TO_THE_NODE: Final = ("worker_init", "environment", "scratch")
+LEFT_TO_THE_NODE: Final = ("worker_init", "scratch")
 """Keys whose variables are those of the node, and are filled in by its shell."""
 
 
