@@ -27,7 +27,6 @@ from hpcal.core.units import HARTREE
 from hpcal.labeling.espresso import Espresso, EspressoSettings
 from hpcal.labeling.espresso_settings import RYDBERG
 from hpcal.labeling.make import make_labeler
-from hpcal.testing.labelers import check_labeler
 
 PSEUDO = Path("/usr/share/espresso/pseudo")
 SILICON_UPF = PSEUDO / "Si.pz-vbc.UPF"
@@ -196,15 +195,6 @@ def test_iron_keeps_the_magnetisation_of_its_moments_or_of_its_multiplicity() ->
     fixed = label(from_ase(atoms, multiplicity=2), **common)
     assert fixed.diagnostics["magnetisation"] == pytest.approx(1.0, abs=0.01)
     assert fixed.energy > free.energy + 0.01
-
-
-@pytest.mark.slow
-def test_the_labeler_keeps_its_promises() -> None:
-    other = bulk("Si")
-    other.rattle(0.05, seed=2)
-    values = settings().model_dump(mode="json")
-    # Strained cells meet the Pulay stress of this cutoff; the test of the stress has a larger one.
-    check_labeler("espresso", [silicon(), from_ase(other)], settings=values, stress_tolerance=0.1)
 
 
 # ── Two ranks ────────────────────────────────────────────────────────────────────────────────

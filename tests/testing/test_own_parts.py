@@ -6,6 +6,7 @@ settings that make it quick.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ POTENTIALS: dict[str, tuple[dict[str, Any], int]] = {
     "ani": ({"members": 2, "hidden": [8, 8], "epochs": 3, "batch_size": 4}, 1),
     "morse": ({"members": 2, "steps": 20}, 7),
 }
-LABELERS = {"lookup", "pyscf", "teacher", "xtb"}
+LABELERS = {"espresso", "lookup", "pyscf", "teacher", "xtb"}
 
 
 def entry(table: dict[str, Any], group: Group, name: str) -> Any:
@@ -110,7 +111,11 @@ def test_potentials(name, dataset, mixed, tmp_path):
     check_potential_kind(name, settings, dataset, tmp_path, structures=mixed, steps=steps)
 
 
-@pytest.mark.parametrize("name", names(Group.LABELERS))
+@pytest.mark.parametrize(
+    "name",
+    # It starts a program for each of some 50 calculations.
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "espresso")) for n in names(Group.LABELERS)],
+)
 def test_labelers(name, request):
     entry(dict.fromkeys(LABELERS, True), Group.LABELERS, name)
     request.getfixturevalue(f"check_{name}")()
@@ -131,6 +136,28 @@ def check_pyscf(rattled) -> Callable[[], None]:
     radical = Structure(numbers=[8, 1], positions=[[0, 0, 0], [0, 0, 0.97]])
     settings = {"method": "hf", "basis": "sto-3g"}
     return lambda: check_labeler("pyscf", molecules, settings=settings, refused=[radical], directions=1)
+
+
+@pytest.fixture
+def check_espresso(mixed) -> Callable[[], None]:
+    potential = Path("/usr/share/espresso/pseudo/Si.pz-vbc.UPF")
+    if shutil.which("pw.x") is None or not potential.exists():
+        pytest.skip("no pw.x, or none of its files (Debian: quantum-espresso, quantum-espresso-data)")
+    cell = np.array([[0.05, 2.7, 2.7], [2.7, 0.0, 2.75], [2.65, 2.7, 0.0]])
+    crystals = [
+        Structure(numbers=[14, 14], positions=[[0, 0, 0], second], cell=cell, pbc=(True,) * 3)
+        for second in ([1.42, 1.33, 1.36], [1.30, 1.38, 1.31])
+    ]
+    settings = {
+        "pseudopotentials": {"Si": potential},
+        "ecutwfc_eV": 150,
+        "kpoints": [1, 1, 1],
+        "convergence_eV": 1e-9,
+    }
+    # Strained cells meet the Pulay stress of this cutoff; tests/labeling has the test of the stress.
+    return lambda: check_labeler(
+        "espresso", crystals, settings=settings, refused=mixed[:1], directions=1, stress_tolerance=0.1
+    )
 
 
 @pytest.fixture
