@@ -15,6 +15,9 @@ Kind = Literal["campaign", "site", "label", "potential", "sampler"]
 
 def check_file(path: Path) -> None:
     """Says that a file is in order. Raises InputError with file, line and key if it is not."""
+    if path.suffix == ".py":
+        click.echo(f"{path}: {_site(path)}")
+        return
     document = read_yaml(path)
     folder = path.resolve().parent
     match kind_of(document):
@@ -52,7 +55,8 @@ def _site(path: Path) -> str:
 
     site = load_site(path)
     slots = ", ".join(f"{name} {site.slots(name)}" for name in site.pools)
-    return f"a site of kind {site.kind} with slots {slots}"
+    status = "" if site.about is None else f"; {site.about.status}"
+    return f"a site of kind {site.kind} with slots {slots}{status}"
 
 
 def _campaign(document: Document, folder: Path) -> str:

@@ -114,7 +114,8 @@ def _silence(probed: Probed, timeout_s: float) -> str:
     if probed.state == "running":
         return (
             f"its block runs, but no worker has reached the controller within {timeout_s:g} s{because}; "
-            f"{wrote}; give `interface` or `address` of a network that the nodes see, or --timeout if it starts slowly"
+            f"{wrote}; give `interface` or `address` of a network that the nodes see, or --timeout if it "
+            "starts slowly"
         )
     return (
         f"its block ended ({probed.state}) before a worker answered{because}; {wrote}; correct "

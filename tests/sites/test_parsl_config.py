@@ -20,10 +20,11 @@ import pytest
 from parsl.executors.high_throughput.errors import ManagerLost
 
 from hpcal.core.errors import ConfigurationError
+from hpcal.sites.block_errors import block_error_handler
 from hpcal.sites.parsl_config import parsl_config, parsl_log
-from hpcal.sites.worker_init import RUN_VARIABLE
 from hpcal.sites.schema import Site
 from hpcal.sites.strays import end_strays, strays
+from hpcal.sites.worker_init import RUN_VARIABLE
 
 CONTROLLER = """
 import os, subprocess, sys, time
@@ -44,6 +45,12 @@ if __name__ == "__main__":
     print("busy", flush=True)
     time.sleep(600)
 """
+
+
+def slurm_site(**pool: Any) -> Site:
+    return Site.model_validate(
+        {"kind": "slurm", "walltime": "01:00:00", "pools": {"label": pool, "sample": {}, "train": {}}}
+    )
 
 
 def small_site(**pool: Any) -> Site:
@@ -96,6 +103,37 @@ def test_what_parsl_is_told(tmp_path: Path) -> None:
     assert (config.retries, config.usage_tracking, config.monitoring) == (0, 0, None)
     assert config.run_dir == str((tmp_path / "parsl").resolve())
     assert label.interchange_launch_cmd[0] == sys.executable
+
+
+def test_blocks_of_a_scheduler_drain_before_they_end(tmp_path: Path) -> None:
+    label = parsl_config(slurm_site(walltime_margin=100), tmp_path / "p", "run").executors[0]
+    assert label.drain_period == 3600 - 2 * 100
+    assert (label.heartbeat_period, label.heartbeat_threshold) == (15, 90)
+    assert label.block_error_handler is block_error_handler
+    assert label.provider.poll_seconds == 30
+
+
+def test_pools_of_this_machine_keep_parsls_rule_for_broken_blocks(tmp_path: Path) -> None:
+    label = parsl_config(small_site(), tmp_path / "p", "run").executors[0]
+    label.block_error_handler(label, {})  # ours would ask a provider for what only a scheduler's has
+    assert not label.bad_state_is_set
+
+
+@pytest.mark.parametrize(
+    ("keys", "launcher"),
+    [
+        ({}, "SimpleLauncher"),
+        ({"nodes_per_block": 2}, "SrunLauncher"),
+        ({"nodes_per_block": 2, "launcher": "mpirun"}, "MpiRunLauncher"),
+        ({"nodes_per_block": 2, "launcher": "mpiexec"}, "MpiExecLauncher"),
+        ({"nodes_per_block": 2, "mpi": {"command": "srun", "ranks": 4}}, "SimpleLauncher"),
+    ],
+)
+def test_managers_are_started_on_every_node_unless_tasks_start_their_own_ranks(
+    tmp_path: Path, keys: dict[str, Any], launcher: str
+) -> None:
+    label = parsl_config(slurm_site(**keys), tmp_path / "p", "run").executors[0]
+    assert type(label.provider.launcher).__name__ == launcher
 
 
 @pytest.mark.parametrize("name", ["my campaign", "a{b}", "it's", "$HOME"])

@@ -26,7 +26,8 @@ def test_the_shipped_local_site() -> None:
 
 def test_a_minimal_site_has_defaults(tmp_path: Path) -> None:
     site = load(tmp_path, MINIMAL)
-    assert site.address == "127.0.0.1"
+    assert site.address is None
+    assert site.on_one_machine
     assert site.encrypted
     assert site.pools["label"] == Pool()
     assert site.pool("label").walltime_s is None
@@ -60,13 +61,52 @@ def test_a_walltime_in_seconds(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (
-            "kind: slurm\npartition: main\n" + MINIMAL,
-            r":1: kind: no such kind of site; there is 'local'.*'slurm'",
+            "kind: lsf\n" + MINIMAL,
+            r":1: kind: no such kind of site; there are .*'slurm'",
         ),
         (
-            "pools:\n  label: {kind: pbs}\n  sample: {}\n  train: {}\n",
-            r":2: pools.label.kind: no such kind.*'pbs'",
+            "pools:\n  label: {kind: Slurm}\n  sample: {}\n  train: {}\n",
+            r":2: pools.label.kind: no such kind.*'Slurm'",
         ),
+        ("kind: slurm\n" + MINIMAL, r"pool label: walltime is missing: a slurm job has a limit"),
+        (
+            'kind: slurm\nwalltime: "00:01:20"\n' + MINIMAL,
+            r"walltime 00:01:20 less walltime_margin \(60 s\) leaves no time",
+        ),
+        ('kind: slurm\nqueue: q\nwalltime: "01:00:00"\n' + MINIMAL, r"queue is PBS's word; on Slurm"),
+        ('kind: pbs\nqos: q\nwalltime: "01:00:00"\n' + MINIMAL, r"are Slurm's words; on PBS give queue"),
+        ("account: a b\n" + MINIMAL, r":1: account: must be one word.*given: 'a b'"),
+        (
+            "python: /x\nstaged_environment: e.tar\n" + MINIMAL,
+            r"python and staged_environment: workers have one environment",
+        ),
+        ("staged_environment: e.zip\n" + MINIMAL, r"must be a .tar or .tar.gz file, not 'e.zip'"),
+        (
+            "pools: {label: {larger: big}, sample: {}, train: {}}\n",
+            r"pool label: larger names 'big', which is no pool",
+        ),
+        (
+            "pools: {label: {larger: train}, sample: {}, train: {larger: label}}\n",
+            r"leads in a circle \(label → train → label\)",
+        ),
+        (
+            "pools: {label: {gpus_per_node: 2, max_workers_per_node: 4}, sample: {}, train: {}}\n",
+            r"is above the 2 GPUs of a node; workers would share one",
+        ),
+        (
+            "pools: {label: {available_accelerators: [a, a]}, sample: {}, train: {}}\n",
+            r"names a GPU twice",
+        ),
+        ("pools: {label: {cpu_affinity: blok}, sample: {}, train: {}}\n", r"must be none, block"),
+        (
+            "pools: {label: {mpi: {command: 'srun {n}', ranks: 2}}, sample: {}, train: {}}\n",
+            r"only \{nodes\} and \{ranks\}",
+        ),
+        (
+            "pools: {label: {launcher: srun, mpi: {command: srun, ranks: 2}}, sample: {}, train: {}}\n",
+            r"a pool with mpi has one on the first node only",
+        ),
+        ("controller: {cores: 0}\n" + MINIMAL, r":1: controller.cores: .*given: 0"),
         ("pools: {label: {}, sample: {}}\n", r":1: pools: missing pools: train"),
         ("kind: local\n", r"pools: this key is missing"),
         ("", r"pools: this key is missing"),
@@ -134,7 +174,8 @@ def test_names_are_looked_for_here_then_in_the_users_folder_then_among_the_shipp
     (users.parent / "cluster.yaml").write_text(MINIMAL)
     assert load_site("cluster") == load_site(str(users.parent / "cluster.yaml")) == load_site(here)
     with pytest.raises(
-        ConfigurationError, match=r"no site 'clustr'; did you mean 'cluster'.*there: cluster, local"
+        ConfigurationError,
+        match=r"no site 'clustr'; did you mean 'cluster'.*there: .*cluster, frontier",
     ):
         load_site("clustr")
     with pytest.raises(ConfigurationError, match=r"no such file: .*none\.yaml"):
@@ -148,3 +189,79 @@ def test_home_is_searched_without_xdg(tmp_path: Path, monkeypatch: pytest.Monkey
     file.parent.mkdir(parents=True)
     file.write_text(MINIMAL)
     assert site_file("mine") == file
+
+
+def test_what_the_site_says_holds_for_every_pool_that_does_not_say_it(tmp_path: Path) -> None:
+    site = load(
+        tmp_path,
+        """
+kind: slurm
+account: abc
+walltime: "02:00:00"
+environment: {A: "1", B: "1"}
+worker_init: first
+python: /site/python
+pools:
+  label: {walltime: "04:00:00", environment: {B: "2"}, worker_init: second}
+  sample: {account: other, staged_environment: env.tar}
+  train: {kind: local}
+controller: {walltime: "10:00:00"}
+""",
+    )
+    label, sample = site.pools["label"], site.pools["sample"]
+    assert (label.account, label.walltime_s, label.worker_init) == ("abc", 4 * 3600, "first\nsecond")
+    assert label.environment == {"A": "1", "B": "2"}
+    assert (sample.account, sample.walltime_s, sample.python) == ("other", 2 * 3600, None)
+    assert site.kind_of("train") == "local"
+    assert not site.on_one_machine
+    assert site.controller is not None
+    assert (site.controller.account, site.controller.walltime_s) == ("abc", 36000)
+
+
+def test_room_and_larger_pools(tmp_path: Path) -> None:
+    site = load(
+        tmp_path,
+        """
+kind: slurm
+walltime: "01:00:00"
+pools:
+  label: {larger: big}
+  big: {walltime: "04:00:00", larger: huge}
+  huge: {walltime: "02:00:00"}
+  sample: {larger: desk}
+  desk: {kind: local}
+  train: {}
+""",
+    )
+    assert site.room("label") == 4 * 3600 - 60
+    assert site.room("sample") is None
+    assert [site.larger("label", size) for size in range(4)] == ["label", "big", "huge", "huge"]
+
+
+def test_what_is_asked_of_a_node(tmp_path: Path) -> None:
+    site = load(
+        tmp_path,
+        """
+pools:
+  label: {max_workers_per_node: 4, cores_per_worker: 3, mem_per_worker: 1.6}
+  sample: {cores_per_node: 64, mem_per_node: 100, mem_per_worker: 1}
+  train: {available_accelerators: ["0.0", "0.1"], gpus_per_node: 0}
+""",
+    )
+    assert (site.pools["label"].cores_asked, site.pools["label"].memory_asked) == (12, 7)
+    assert (site.pools["sample"].cores_asked, site.pools["sample"].memory_asked) == (64, 100)
+    assert site.pools["train"].memory_asked is None
+    assert site.pools["train"].gpu_count == 2
+
+
+def test_slots_of_several_nodes_and_of_programs_of_several_ranks(tmp_path: Path) -> None:
+    text = """
+kind: slurm
+walltime: "01:00:00"
+pools:
+  label: {nodes_per_block: 4, max_blocks: 2, mpi: {command: "mpirun -n {ranks}", ranks: 64}}
+  sample: {nodes_per_block: 4, max_blocks: 2, max_workers_per_node: 3}
+  train: {}
+"""
+    site = load(tmp_path, text)
+    assert (site.slots("label"), site.slots("sample")) == (2, 24)
