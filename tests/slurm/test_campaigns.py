@@ -150,12 +150,12 @@ def test_a_second_controller_at_once_after_a_kill_cancels_the_strays_and_only_th
 def test_walltimes_end_blocks_in_the_middle_of_everything(scene):
     """Dynamics and trainings that outlast a job go on in the next one; no label is cut."""
     one = scene(
-        labels=60,
-        seconds=4,
+        labels=48,
+        seconds=2,
         chunk=12,
         walltime="00:01:00",
-        margin=15,
-        potential="{kind: ani, members: 2, hidden: [32, 24], epochs: 6000, warm_epochs: 6000}",
+        margin=10,
+        potential="{kind: ani, members: 2, hidden: [32, 24], epochs: 4000, warm_epochs: 2000}",
         time_ps=20,
         sample_seconds=120,
     )

@@ -1,6 +1,7 @@
-"""A labeler that takes as long as it is told, installed in a folder for controllers and workers to find.
+"""Labelers that take as long as they are told, in a folder where controllers and workers find them.
 
-It notes each label as it is done, so that a test can tell whether any was computed twice.
+``sleepy`` is the teacher, and notes each label as it is done, so that a test can tell whether any was
+computed twice. ``springs`` costs nothing but its sleep.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ _MODULE = '''
 import os
 import time
 
+import numpy as np
 from pydantic import Field
 
+from hpcal.core.label import Label, LevelOfTheory
+from hpcal.core.settings import Settings
 from hpcal.labeling.teacher import Teacher, TeacherSettings
 
 
@@ -40,6 +44,31 @@ class Sleepy(Teacher):
             with open(self._log, "a") as out:
                 out.write(f"{structure.content_hash} {os.getpid()}\\n")
         return label
+
+
+class SpringsSettings(Settings):
+    seconds: float = Field(default=0.0, ge=0)
+
+
+class Springs:
+    Settings = SpringsSettings
+    isolate = False
+    periodic = False
+
+    def __init__(self, settings):
+        self._seconds = settings.seconds
+        self.level = LevelOfTheory(code="springs", version="1", method="harmonic")
+
+    def missing_elements(self, numbers):
+        return ()
+
+    def label(self, structure, deadline):
+        time.sleep(self._seconds)
+        vectors = structure.positions[:, None] - structure.positions[None]
+        distances = np.linalg.norm(vectors, axis=2) + np.eye(len(structure))
+        stretch = np.where(np.eye(len(structure)), 0.0, distances - 1.2)
+        forces = -2.0 * (stretch / distances)[..., None] * vectors
+        return Label(energy=float(0.5 * (stretch**2).sum()), forces=forces.sum(axis=1), level=self.level)
 '''
 
 
@@ -50,7 +79,8 @@ def install(folder: Path) -> dict[str, str]:
     info = folder / "hpcal_sleepy-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hpcal-sleepy\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[hpcal.labelers]\nsleepy = hpcal_sleepy:Sleepy\n")
+    lines = ["[hpcal.labelers]", "sleepy = hpcal_sleepy:Sleepy", "springs = hpcal_sleepy:Springs", ""]
+    (info / "entry_points.txt").write_text("\n".join(lines))
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
