@@ -135,6 +135,7 @@ class Espresso:
             launcher=self._launcher,
             timeout_seconds=self._settings.timeout_s,
             memory_MB=self._settings.memory_MB,
+            several_nodes=self._launcher is not None and self._settings.scratch is not None,
         )
 
     def _folder(self) -> Path:

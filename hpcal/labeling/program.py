@@ -52,17 +52,26 @@ class Call:
         launcher: what starts its ranks, or None.
         timeout_seconds: longest time that it may take, or None.
         memory_MB: limit of the data segment of each process in units of 10⁶ bytes, or None.
+        several_nodes: whether it may run on other nodes too, where TMPDIR of this one is not there.
     """
 
     argv: Sequence[str]
     launcher: RankLauncher | None = None
     timeout_seconds: float | None = None
     memory_MB: float | None = None  # noqa: N815
+    several_nodes: bool = False
 
     @property
     def command(self) -> list[str]:
         """The whole command line."""
         return list(self.argv) if self.launcher is None else self.launcher.argv(self.argv)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its environment variables."""
+        given = child_environment()
+        # Slurm and OpenMPI would make that folder on the other nodes and leave it there.
+        return {n: v for n, v in given.items() if n != "TMPDIR"} if self.several_nodes else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +167,7 @@ def _start(call: Call, folder: Path, out: int, err: int) -> subprocess.Popen[byt
         return subprocess.Popen(
             call.command,
             cwd=folder,
-            env=child_environment(),
+            env=call.environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

@@ -534,7 +534,10 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch, stand: Stand) -> Path:
     return launcher
 
 
-def test_a_pool_of_ranks_has_its_launcher_used(stand: Stand, two_ranks: Path) -> None:
+def test_a_pool_of_ranks_has_its_launcher_used(
+    stand: Stand, two_ranks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(stand.folder))
     stand.says(
         GOOD.replace("MPI processes:                 1", "MPI processes:                 2"),
         f"env > {stand.folder}/environment",
@@ -543,7 +546,13 @@ def test_a_pool_of_ranks_has_its_launcher_used(stand: Stand, two_ranks: Path) ->
     label = stand.label()
     assert isinstance(label, Label)
     assert label.diagnostics["processes"] == 2
-    assert "OMPI_COMM_WORLD_RANK" not in (stand.folder / "environment").read_text()
+    given = (stand.folder / "environment").read_text()
+    assert "OMPI_COMM_WORLD_RANK=" not in given
+    assert "TMPDIR=" not in given
+    monkeypatch.delenv(MPI_COMMAND)
+    stand.says(GOOD, f"env > {stand.folder}/environment")
+    assert isinstance(stand.label(), Label)
+    assert f"TMPDIR={stand.folder}\n" in (stand.folder / "environment").read_text()
 
 
 def test_singletons_are_a_bug_that_names_the_pmi(stand: Stand, two_ranks: Path) -> None:
