@@ -144,6 +144,7 @@ def _pbs_lines(job: ControllerJob, output: Path) -> list[str]:
         "-m n",
         "-r n",
         "-j oe",
+        "-k doe",  # written as it comes, where the node sees the folder
         f"-o {output}",
         f"-l walltime={job.walltime}",
         f"-l select={select}",

@@ -60,7 +60,7 @@ def test_script_for_pbs_asks_for_what_the_site_says(root: Path) -> None:
     text = controller_script(asked, root, 7)
     directives = {line.removeprefix("#PBS ") for line in text.splitlines() if line.startswith("#PBS")}
     assert directives == {
-        "-N hpcal.control", "-S /bin/bash", "-m n", "-r n", "-j oe", f"-o {root}/controller/7.out",
+        "-N hpcal.control", "-S /bin/bash", "-m n", "-r n", "-j oe", "-k doe", f"-o {root}/controller/7.out",
         "-l walltime=01:00:00", "-l select=1:ncpus=1:mem=4gb:system=x", "-l filesystems=home", "-q short",
         "-A mine",
     }  # fmt: skip
