@@ -34,7 +34,7 @@ _PREFIX: Final = struct.Struct("<II")
 
 def spool_start(attempt: int, epoch: int) -> bytes:
     """The bytes that :class:`~hpcal.engine.spool.SpoolWriter` begins a file with."""
-    return MAGIC + bytes([VERSION]) + spool_record({"attempt": attempt, "epoch": epoch})
+    return MAGIC + bytes([VERSION]) + spool_record({"attempt": attempt, "epoch": epoch, "block": None})
 
 
 def spool_record(value: Any) -> bytes:
