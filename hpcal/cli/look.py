@@ -54,11 +54,14 @@ def _look(root: Path, *, as_json: bool) -> Look:
         found["next"] = None
     found["controller"] = None if chain is None else asdict(chain)
     text = json.dumps(found) if as_json else status_text(found).rstrip("\n")
-    if chain is not None and not as_json:
+    running = found["state"] == CampaignState.RUNNING and not dead
+    # The end of a chain is no news where a controller runs without it, or has nothing left to do.
+    ended_is_news = not running and found["state"] != CampaignState.FINISHED
+    if chain is not None and (goes_on or ended_is_news) and not as_json:
         text = f"{text}\n\n{chain.sentence}"
     if dead and not goes_on and not as_json:
         text = f"{text}\n\nits controller is dead: go on with `{found['next']}`"
-    return Look(text=text, running=goes_on or (found["state"] == CampaignState.RUNNING and not dead))
+    return Look(text=text, running=goes_on or running)
 
 
 def _watch(root: Path, *, as_json: bool) -> None:

@@ -331,3 +331,12 @@ def test_a_controller_that_is_not_its_own_is_not_asked_to_stop(job):
 def test_a_folder_that_was_never_submitted_is_an_error(own_copy, capsys):
     assert controller_job.main([str(own_copy), "1"]) == 2
     assert "hpcal submit" in capsys.readouterr().err
+
+
+def test_status_of_a_campaign_that_runs_by_hand_has_no_word_on_the_old_chain(slurm):
+    submit()
+    hpcal("stop", "tiny")
+    assert "controller jobs: ended (stopped by `hpcal stop`)" in hpcal("status", "tiny").stdout
+    assert hpcal("resume", "tiny", "--inline").exit_code == 0
+    assert "controller jobs" not in hpcal("status", "tiny").stdout
+    assert status()["controller"]["state"] == "ended"
