@@ -113,9 +113,11 @@ def _of_workers(found: Mapping[str, Any]) -> Iterator[str]:
     if first["container"]:
         yield _row("container", first["container"])
     yield _row("versions", ", ".join(f"{k} {v or 'missing'}" for k, v in first["versions"].items()))
-    gpus = [name for answer in answers for name in answer["gpus"]["visible"].values()]
-    if gpus:
-        yield _row("gpus", f"{'; '.join(gpus)} (PyTorch sees {first['gpus']['torch'] or 'none'} in a worker)")
+    gpus = [",".join(answer["gpus"]["own"]) for answer in answers]
+    if any(gpus):
+        yield _row(
+            "gpus", f"{' | '.join(gpus)} (PyTorch sees {first['gpus']['torch'] or 'none'} in a worker)"
+        )
     for key in ("scratch", "shared"):
         yield _row(key, f"{first[key]['path']} ({_kind(first[key]['filesystem'])})")
     yield _row("imports", ", ".join(f"{k} {_seconds(v)}" for k, v in _slowest(answers).items()))

@@ -20,10 +20,10 @@ def controller_addresses(site: Site) -> list[str]:
     machine; else all addresses of this host, none of which is looked up anywhere.
 
     Raises:
-        ConfigurationError: this host has no such interface.
+        ConfigurationError: this host has no such address or interface.
     """
     if site.address is not None:
-        return [site.address]
+        return [_own(site.address)]
     if site.interface is not None:
         return [_of_interface(site.interface)]
     if site.on_one_machine:
@@ -31,6 +31,15 @@ def controller_addresses(site: Site) -> list[str]:
     found = [address for name in psutil.net_if_addrs() for address in _addresses(name)]
     # One node may be host and cluster at once, as on a test system: its loopback comes last.
     return [a for a in found if not _is_loopback(a)] + [LOOPBACK]
+
+
+def _own(address: str) -> str:
+    """The address, at which Parsl can listen only if it is one of this host's."""
+    entries = [entry.address for found in psutil.net_if_addrs().values() for entry in found]
+    if address not in entries:
+        known = ", ".join(address for name in psutil.net_if_addrs() for address in _addresses(name))
+        raise ConfigurationError(f"address {address!r} is none of this host's, which has {known}; correct it")
+    return address
 
 
 def _of_interface(name: str) -> str:

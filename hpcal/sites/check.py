@@ -27,6 +27,7 @@ from hpcal.sites.blocks import SchedulerBlocks
 from hpcal.sites.parsl_config import check_folder, parsl_config, parsl_log
 from hpcal.sites.pool import Pool
 from hpcal.sites.python_site import PythonSite
+from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
 from hpcal.sites.strays import end_strays
 
@@ -37,7 +38,7 @@ _LOOK_S: Final = 0.5
 _LATE_WORKERS_S: Final = 60.0
 """How long the other workers of a block are waited for once one has answered."""
 _CALLS_PER_WORKER: Final = 20
-_TAIL_LINES: Final = 8
+_TAIL_LINES: Final = 60
 _SHOWN: Final = 300
 
 
@@ -234,8 +235,13 @@ class _Watch:
             return self._failure[:_SHOWN]
         if isinstance(executor.provider, SchedulerBlocks):
             for block in executor.provider.blocks.values():
-                return (block.job.reason if block.job else block.words) or ""
+                return _of_job(block.job) if block.job else block.words
         return ""
+
+
+def _of_job(job: Job) -> str:
+    code = None if job.exit_code is None else f"exit code {job.exit_code}"
+    return ", ".join(filter(None, (job.reason, code)))
 
 
 class _Nothing:

@@ -13,6 +13,9 @@ from hpcal.sites.pool import Pool
 Versions = Mapping[str, str | None]
 
 _MUST_AGREE: Final = ("hpcal", "parsl")
+_QUOTED: Final = 5
+"""Lines of a job's output that are shown."""
+_REFUSED: Final = re.compile(r"will not take its jobs: (.*?)(?:; correct the site file)?$")
 _MISMATCH: Final = "does not match interchange"
 _SHELL_ERRORS: Final = (
     (
@@ -103,8 +106,8 @@ def _silence(probed: Probed, timeout_s: float) -> str:
     words, wrote = probed.words, _quoted(probed)
     if _MISMATCH in words:
         return f"another Python or Parsl on the node: {words}; install the versions of this host there"
-    if "will not take its jobs" in words or "refuses" in words:
-        return f"the scheduler does not take the job: {words}"
+    if refused := _REFUSED.search(words):
+        return f"the scheduler does not take the job: {refused[1]}; correct what it names"
     because = f": {words}" if words else ""
     if probed.state == "pending":
         return (
@@ -118,22 +121,22 @@ def _silence(probed: Probed, timeout_s: float) -> str:
             "starts slowly"
         )
     return (
-        f"its block ended ({probed.state}) before a worker answered{because}; {wrote}; correct "
+        f"its block ended before a worker answered{because}; {wrote}; correct "
         "`worker_init`, `python` or what the job asks for"
     )
 
 
 def _of_the_shell(probed: Probed) -> str:
-    """The first error that a shell has written, however well the workers did afterwards."""
+    """An error that was written before the workers came or in their place, the most telling one."""
     for pattern, what, advice in _SHELL_ERRORS:
-        for line in probed.output:
+        for line in reversed(probed.output):
             if pattern.search(line):
                 return f"{what}: it wrote {line!r}; {advice}"
     return ""
 
 
 def _quoted(probed: Probed) -> str:
-    return f"it wrote {' | '.join(probed.output)!r}" if probed.output else "it wrote nothing"
+    return f"it wrote {' | '.join(probed.output[-_QUOTED:])!r}" if probed.output else "it wrote nothing"
 
 
 def _of_a_worker(answer: Mapping[str, Any], pool: Pool, here: Versions) -> Iterator[str]:
@@ -180,14 +183,12 @@ def _shared_gpus(probed: Probed) -> Iterator[str]:
     """Two workers with one GPU."""
     owner: dict[tuple[str, str], str] = {}
     for answer in probed.answers:
-        for names in answer["gpus"]["visible"].values() if not answer["gpus"]["fault"] else ():
-            for name in names.split(","):
-                other = owner.setdefault((answer["host"], name), _worker(answer))
-                if other != _worker(answer):
-                    yield (
-                        f"two workers of {answer['host']} use GPU {name}: give gpus_per_node, or lower "
-                        "max_workers_per_node"
-                    )
+        for name in answer["gpus"]["own"]:
+            if owner.setdefault((answer["host"], name), _worker(answer)) != _worker(answer):
+                yield (
+                    f"two workers of {answer['host']} use GPU {name}: ask for more with gpus_per_node, or "
+                    "lower max_workers_per_node"
+                )
 
 
 def _worker(answer: Mapping[str, Any]) -> str:

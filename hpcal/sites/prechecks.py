@@ -27,7 +27,7 @@ def precheck(site: Site, name: str) -> Verdict:
     faults = [*_files(pool), *_modules(pool)]
     notes: list[str] = []
     if kind != "local" and pool.account is None:
-        notes.append("no `account` is given: jobs are paid by the scheduler's default one, if there is one")
+        notes.append("no `account` is given: the scheduler's default one pays")
     try:
         if kind == "slurm":
             faults += _partition(pool)

@@ -19,7 +19,7 @@ from typing import Any
 
 PROBED = "HPCAL_PROBED"
 """Set in a worker that has been probed once; a second time it waits, so that others come first."""
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+_PINNED = "HPCAL_PINNED"
 
 
 def probe(
@@ -50,7 +50,7 @@ def probe(
         "imports": {name: _import(name) for name in imports},
         "gpus": {
             "fault": pinning,
-            "visible": {name: os.environ[name] for name in _VISIBLE if os.environ.get(name)},
+            "own": [name for name in os.environ.get(_PINNED, "").split(",") if name],
             "torch": _torch_count(),
         },
         "scratch": _folder(os.path.expandvars(os.path.expanduser(scratch))),

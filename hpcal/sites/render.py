@@ -69,12 +69,15 @@ def rendered(site: Site, only: str | None = None) -> dict[str, str]:
     """
     wanted = None if only is None else site.pool_name(only)
     with tempfile.TemporaryDirectory(prefix="hpcal-render-") as folder:
-        made = parsl_config(_with_address(site), Path(folder).resolve() / "parsl", RUN_ID)
-        return {
-            each.label: _public(_script(each, Path(made.run_dir)), Path(made.run_dir).parent)
-            for each in made.executors
-            if wanted in (None, each.label)
-        }
+        anywhere = site.model_copy(update={"address": None, "interface": None})
+        made = parsl_config(anywhere, Path(folder).resolve() / "parsl", RUN_ID)
+        addresses, scripts = _addresses(site), {}
+        for executor in made.executors:
+            if wanted in (None, executor.label):
+                executor.all_addresses = addresses or executor.all_addresses
+                text = _script(executor, Path(made.run_dir))
+                scripts[executor.label] = _public(text, Path(made.run_dir).parent)
+        return scripts
 
 
 def rendered_controller(site: Site) -> str:
@@ -85,15 +88,14 @@ def rendered_controller(site: Site) -> str:
         return _public(chain.controller_script(site, root), root)
 
 
-def _with_address(site: Site) -> Site:
-    """The site, also where this host is not the one that will be the controller."""
+def _addresses(site: Site) -> list[str] | None:
+    """Where the nodes would reach the controller; also where this host is not the one that it will be on."""
     if isinstance(site, PythonSite):
-        return site
+        return None
     try:
-        controller_addresses(site)
+        return controller_addresses(site)
     except ConfigurationError:
-        return site.model_copy(update={"address": ADDRESS})
-    return site
+        return [site.address or ADDRESS]
 
 
 def _script(executor: HighThroughputExecutor, folder: Path) -> str:
