@@ -27,8 +27,8 @@ LOG_BYTES: Final = 65536
 """Bytes at the end of a log that are looked at."""
 SHOWN: Final = 10
 KINDS: Final = ("task", "structure")
-_BLOCK: Final = re.compile(r"^parsl\.(?P<pool>\w+)\.block-(?P<block>[^.]+)\.(?P<time>\d+(?:\.\d+)?)\.")
-"""Files that Parsl lets the batch system write for a block: pool, block, moment of its submission."""
+_BLOCK: Final = re.compile(r"^parsl\.(?P<pool>\w+)\.block-(?P<block>[^.]+)(?:\.(?P<time>\d+(?:\.\d+)?))?\.")
+"""Files of a block: its script and what it writes; some names hold the moment of the submission."""
 
 
 def why(store: Store, root: Path, what: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def why(store: Store, root: Path, what: str) -> dict[str, Any]:
         if task is None:
             raise InputError(_missing(session, "task", task_id))
         state = history.campaign(session).state
-        attempts = [_attempt(root, a) for a in rows.attempts(session, task_id)]
+        attempts = [_attempt(session, root, a) for a in rows.attempts(session, task_id)]
         found: dict[str, Any] = {
             "task": {k: v for k, v in task.items() if k != "inputs"},
             "does": in_words(task["kind"], task["inputs"]),
@@ -167,17 +167,19 @@ _WORDS: Final[Mapping[str, Callable[[Record], str]]] = {
 # How its attempts ended
 
 
-def _attempt(root: Path, row: Record) -> dict[str, Any]:
+def _attempt(session: Session, root: Path, row: Record) -> dict[str, Any]:
     names = (
         "id", "number", "state", "executor", "host", "pid", "block", "epoch", "dispatched", "start", "end",
         "seconds", "log",
     )  # fmt: skip
     cls, reason = _reason(row)
+    block = {"pool": row["executor"], "block": str(row["block"]), "epoch": row["epoch"]}
+    end = None if row["block"] is None else rows.block_end(session, **block)
     return {name: row[name] for name in names} | {
         "class": cls,
         "reason": reason,
         "exit_reason": row["exit_reason"],
-        "scheduler": scheduler_word(root, row),
+        "scheduler": [*([] if end is None else [end]), *scheduler_word(root, row)],
     }
 
 
@@ -207,12 +209,20 @@ def scheduler_word(root: Path, row: Record) -> list[str]:
         found = _BLOCK.match(path.name)
         written = path.suffix in (".err", ".out", ".stderr", ".stdout")
         if found and written and (found["pool"], found["block"]) == (row["executor"], str(block)):
-            files.setdefault(float(found["time"]), []).append(path)
+            files.setdefault(_sent(path, found["time"]), []).append(path)
     # Every controller counts its blocks from 0: the last one sent before the attempt is meant.
     sent = max((moment for moment in files if moment <= since), default=None)
     if sent is None:
         return []
     return [line for path in sorted(files[sent]) for line in tail(path)][-LOG_LINES:]
+
+
+def _sent(path: Path, named: str | None) -> float:
+    """When a block was sent: as its files are named, or when its script was written."""
+    if named is not None:
+        return float(named)
+    scripts = [path.with_suffix(suffix) for suffix in (".slurm", ".pbs", ".sh")]
+    return min((script.stat().st_mtime for script in scripts if script.exists()), default=0.0)
 
 
 def tail(path: Path) -> list[str]:

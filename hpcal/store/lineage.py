@@ -232,6 +232,15 @@ def events(session: Session, *, structure_id: int | None = None, task_id: int | 
     return [record(row, "id", "time", "kind", "message", "data", "task_id", "structure_id") for row in rows]
 
 
+def block_end(session: Session, *, pool: str, block: str, epoch: int) -> str | None:
+    """How the batch job of a block ended, as the scheduler said; None if that was not heard."""
+    rows = session.scalars(
+        select(EventRow).where(EventRow.kind == "block_ended", EventRow.epoch == epoch).order_by(EventRow.id)
+    )
+    named = (row.message for row in rows if (row.data["pool"], row.data["block"]) == (pool, block))
+    return next(named, None)
+
+
 def products(session: Session, task_id: int) -> dict[str, Any]:
     """What a task gave: labelled and rejected structures, and scores and decisions counted."""
     own = select(AttemptRow.id).where(AttemptRow.task_id == task_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -216,6 +218,36 @@ def test_the_batch_systems_word_is_that_of_the_block_in_its_time(tmp_path):
     assert scheduler_word(tmp_path, row) == ["*** JOB 12 CANCELLED DUE TO TIME LIMIT ***"]
     assert scheduler_word(tmp_path, {**row, "block": None}) == []
     assert scheduler_word(tmp_path, {**row, "start": 50.0}) == []
+
+
+def test_the_batch_systems_word_is_that_of_the_controller_of_its_time(tmp_path):
+    """Each controller counts its blocks from 0 in a folder of its own."""
+    for number, moment in (("000", 100.0), ("001", 500.0)):
+        scripts = tmp_path / "parsl" / number / "submit_scripts"
+        scripts.mkdir(parents=True)
+        (scripts / "parsl.label.block-0.slurm").write_text("#!/bin/bash\n")
+        os.utime(scripts / "parsl.label.block-0.slurm", (moment, moment))
+        (scripts / "parsl.label.block-0.stderr").write_text(f"slurmstepd: error: of controller {number}\n")
+    row = {"block": "0", "executor": "label", "start": 300.0, "dispatched": 250.0}
+    assert scheduler_word(tmp_path, row) == ["slurmstepd: error: of controller 000"]
+    assert scheduler_word(tmp_path, {**row, "start": 600.0}) == ["slurmstepd: error: of controller 001"]
+
+
+def test_how_the_job_of_a_lost_attempt_ended_is_told(broken, tmp_path):
+    """From the event, also where the attempt was found lost before the scheduler was heard."""
+    root = tmp_path / "run"
+    shutil.copytree(broken, root)
+    ((task, epoch, pool),) = query(root, "SELECT task_id, epoch, executor FROM attempt WHERE block = '1'")
+    with sqlite3.connect(root / "store.db") as connection:
+        for block in ("1", "2"):
+            connection.execute(
+                "INSERT INTO event (time, epoch, kind, message, data) VALUES (0, ?, 'block_ended', ?, ?)",
+                (epoch, f"job 7{block} ended: NODE_FAIL", json.dumps({"pool": pool, "block": block})),
+            )
+    connection.close()
+    lost = next(a for a in why(root, task)["attempts"] if a["block"] == "1")
+    assert lost["scheduler"] == ["job 71 ended: NODE_FAIL"]
+    assert "batch system: job 71 ended: NODE_FAIL" in hpcal("why", root, task).stdout
 
 
 @pytest.mark.parametrize("failure", list(FailureClass))
