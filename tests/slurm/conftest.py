@@ -37,7 +37,7 @@ sampling:
 uncertainty: {{metric: force_std, threshold: 0.01}}
 selection: {{batch: 8, audit_share: 0.2}}
 splits: {{audit_walkers: 0.4}}
-stop: {{labels: {labels}, generations: 6}}
+stop: {{labels: {labels}, generations: {generations}}}
 tasks: {{max_label_chunk: {chunk}, sample_seconds: {sample_seconds}}}
 """
 
@@ -67,6 +67,7 @@ def scene(tmp_path: Path) -> Callable[..., Scene]:
         *,
         seconds: float = 0.5,
         labels: int = 60,
+        generations: int = 6,
         chunk: int = 4,
         walltime: str = "00:10:00",
         margin: int = 10,
@@ -88,6 +89,7 @@ def scene(tmp_path: Path) -> Callable[..., Scene]:
                 seconds=seconds,
                 log=log,
                 labels=labels,
+                generations=generations,
                 chunk=chunk,
                 potential=potential,
                 time_ps=time_ps,

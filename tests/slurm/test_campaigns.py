@@ -150,12 +150,13 @@ def test_a_second_controller_at_once_after_a_kill_cancels_the_strays_and_only_th
 def test_walltimes_end_blocks_in_the_middle_of_everything(scene):
     """Dynamics and trainings that outlast a job go on in the next one; no label is cut."""
     one = scene(
-        labels=48,
+        labels=40,
+        generations=2,
         seconds=2,
         chunk=12,
         walltime="00:01:00",
         margin=10,
-        potential="{kind: ani, members: 2, hidden: [32, 24], epochs: 4000, warm_epochs: 2000}",
+        potential="{kind: ani, members: 2, hidden: [32, 24], epochs: 16000, warm_epochs: 100}",
         time_ps=20,
         sample_seconds=120,
     )
