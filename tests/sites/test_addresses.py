@@ -46,7 +46,14 @@ def test_with_a_scheduler_all_addresses_are_tried_and_the_loopback_last() -> Non
 
 def test_an_interface_or_an_address_is_taken_as_given() -> None:
     assert controller_addresses(site(interface="ib0")) == ["10.1.0.7"]
-    assert controller_addresses(site(interface="ib0", address="198.51.100.1")) == ["198.51.100.1"]
+    assert controller_addresses(site(interface="ib0", address="192.0.2.7")) == ["192.0.2.7"]
+
+
+def test_an_address_of_another_host_is_refused_before_parsl_tries_to_listen_there() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"'203\.0\.113\.9' is none of this host's, which has 127\.0"
+    ):
+        controller_addresses(site(address="203.0.113.9"))
 
 
 @pytest.mark.parametrize("name", ["ib1", "down0"])
