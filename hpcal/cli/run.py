@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,13 +19,14 @@ from hpcal.cli.result import print_result
 from hpcal.core.errors import CampaignFailed, HpcalError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context
-from hpcal.engine.dispatch import Dispatcher, InlineDispatcher
+from hpcal.engine.dispatch import BlockEnd, Dispatcher, InlineDispatcher
 from hpcal.engine.loop import Controller
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
 from hpcal.engine.tasks import run_attempt
-from hpcal.sites.schema import Site, load_site, site_file
+from hpcal.sites.schema import Site, load_site, site_file, used_values
 from hpcal.store import campaigns
+from hpcal.store.database import add_event
 from hpcal.store.location import checked_url
 from hpcal.store.transitions import CampaignState
 
@@ -167,7 +168,7 @@ class Machine:
         file: its file, where the user gave a path and no name.
         site: the site.
         inline: whether all work is done in this process.
-        values: given for ``${NAME}`` of the site file.
+        values: of each ``${NAME}`` of the site file.
     """
 
     name: str
@@ -179,11 +180,10 @@ class Machine:
     @classmethod
     def of(cls, name_or_path: str, *, inline: bool, values: Mapping[str, str] | None = None) -> Machine:
         """The machine of a site's name or file. Raises ConfigurationError."""
-        given = dict(values or {})
-        site, found = load_site(name_or_path, given), site_file(name_or_path)
-        named = found.stem == name_or_path
+        site, found = load_site(name_or_path, values), site_file(name_or_path)
+        used, named = used_values(name_or_path, values or {}), found.stem == name_or_path
         file = None if named else found.resolve()
-        return cls(name=found.stem, file=file, site=site, inline=inline, values=given)
+        return cls(name=found.stem, file=file, site=site, inline=inline, values=used)
 
     @classmethod
     def again(
@@ -239,7 +239,13 @@ class Machine:
 
         with context.store.session() as session:
             run_id = campaigns.campaign(session).run_id
-        return ParslDispatcher(self.site, context.folders.root / "parsl", run_id)
+
+        def keep(end: BlockEnd) -> None:
+            """The scheduler's word on a job, for ``hpcal why``."""
+            with context.store.write() as session:
+                add_event(session, context.store.epoch, "block_ended", end.sentence, **asdict(end))
+
+        return ParslDispatcher(self.site, context.folders.root / "parsl", run_id, keep)
 
 
 @contextmanager

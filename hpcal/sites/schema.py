@@ -16,7 +16,7 @@ from hpcal.core.plugins import nearest
 from hpcal.core.settings import Settings, read_yaml, validate
 from hpcal.exchange.shipped import shipped_folder
 from hpcal.sites.pool import ControllerJob, Encrypted, JobKeys, Kind, Pool, Word
-from hpcal.sites.variables import filled
+from hpcal.sites.variables import filled, used
 
 REQUIRED_POOLS: Final = ("label", "sample", "train")
 _STANDS_IN: Final = {"score": "sample"}
@@ -225,6 +225,15 @@ def load_site(name_or_path: str | Path, values: Mapping[str, str] | None = None)
         return read_python_site(file)
     document = read_yaml(file)
     return validate(Site, document, filled(document, values or {}))
+
+
+def used_values(name_or_path: str | Path, values: Mapping[str, str]) -> dict[str, str]:
+    """Values of all ``${NAME}`` of a site's file, those of the environment included; see :func:`load_site`.
+
+    So that a campaign is resumed with the same ones, wherever that is done.
+    """
+    file = site_file(name_or_path)
+    return dict(values) if file.suffix == ".py" else {**used(read_yaml(file).data, values), **values}
 
 
 def site_file(name_or_path: str | Path) -> Path:

@@ -27,6 +27,18 @@ def filled(document: Document, values: Mapping[str, str]) -> Any:
     return _filled(document.data, (), document, values)
 
 
+def used(data: Any, values: Mapping[str, str]) -> dict[str, str]:
+    """Names that the data of a site file refer to, each with the value that it has now."""
+    if isinstance(data, dict):
+        parts = [used(value, values) for key, value in data.items() if key not in LEFT_TO_THE_NODE]
+    elif isinstance(data, list):
+        parts = [used(value, values) for value in data]
+    else:
+        names = _REFERENCE.findall(data) if isinstance(data, str) else []
+        parts = [{name: values.get(name, os.environ.get(name, ""))} for name in names]
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def _filled(data: Any, path: tuple[str | int, ...], document: Document, values: Mapping[str, str]) -> Any:
     if isinstance(data, dict):
         return {
