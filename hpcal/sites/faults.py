@@ -47,7 +47,10 @@ _SHELL_ERRORS: Final = (
         "correct `container`, or load the module that brings it",
     ),
     (
-        re.compile(r"python\S*: (?:No such file or directory|(?:command )?not found)"),
+        re.compile(
+            r"python\S*: (?:No such file or directory|(?:command )?not found)"
+            r"|No such file or directory: '\S*python"
+        ),
         "the interpreter is not on the node",
         "correct `python` to a path that the nodes see",
     ),

@@ -135,6 +135,7 @@ def test_workers_that_do_not_answer() -> None:
         ("ERROR: Unable to locate a modulefile for 'gcc/99'", "a module cannot be loaded"),
         ('Lmod has detected: The following module(s) are unknown: "x"', "a module cannot be loaded"),
         ("script: line 3: /x/bin/python: No such file or directory", "the interpreter is not on the node"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/x/python'", "the interpreter is not on"),
         ("/usr/bin/python3: No module named parsl", "the Python of the nodes lacks hpcal or Parsl"),
         ("ConnectionError: No viable ZMQ url from: tcp://10.0.0.1:54321", "does not reach the controller"),
         ("FATAL:   could not open image /x.sif", "the container does not start"),
