@@ -34,7 +34,8 @@ from hpcal.core.settings import Uniform
 from hpcal.engine import campaign
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.sampling.dynamics import DynamicsSettings
-from hpcal.sites.schema import Pool, Site
+from hpcal.sites.pool import Container, ControllerJob, JobKeys, Pool, Ranks
+from hpcal.sites.schema import About, Site
 from hpcal.store.tables import Base
 from hpcal.store.transitions import (
     CampaignState,
@@ -94,6 +95,8 @@ def _word(kind: Any) -> str:
         return "`{uniform: [low, high]}`"
     if kind is NoneType:
         return "null"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "mapping"
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return " or ".join(f"`{word}`" for word in kind)
     if origin is Literal:
@@ -269,8 +272,10 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = {
     "evaluate": campaign.EvaluateBlock,
     "stop": campaign.StopBlock,
     "tasks": campaign.TasksBlock,
-    "site": Site,
-    "pool": Pool,
+    "job": JobKeys,
+    "container": Container,
+    "mpi": Ranks,
+    "about": About,
 }
 STATES: Final = (StructureState, TaskState, WalkerState, EnsembleState, CampaignState)
 
@@ -290,6 +295,9 @@ def _top_level() -> str:
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     **{f"keys.{name}": partial(keys, model) for name, model in MODELS.items()},
     "keys.campaign": _top_level,
+    "keys.site": partial(keys, Site, without=JobKeys),
+    "keys.pool": partial(keys, Pool, without=JobKeys),
+    "keys.controller": partial(keys, ControllerJob, without=JobKeys),
     "labelers": partial(parts, Group.LABELERS),
     "potentials": partial(parts, Group.POTENTIALS),
     "generators": partial(parts, Group.SAMPLERS, "bootstrap"),
