@@ -14,6 +14,7 @@ from hpcal.core.plugins import Group, names
 from hpcal.exchange.shipped import shipped_folder
 
 EXAMPLES = sorted(path.stem for path in shipped_folder("workflows").glob("*.yaml"))
+SITES = sorted(path.stem for path in shipped_folder("site_configs").glob("*.yaml"))
 
 
 def fits(value: Any, schema: dict[str, Any] | bool, root: dict[str, Any]) -> bool:
@@ -184,3 +185,13 @@ def test_an_unknown_example_names_the_nearest():
     result = hpcal("init", EXAMPLES[0][:-1])
     assert result.exit_code == 2
     assert f"did you mean {EXAMPLES[0]!r}?" in result.stderr
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_the_schema_of_site_files_takes_every_shipped_one(here, name):
+    path = shipped_folder("site_configs") / f"{name}.yaml"
+    found = json.loads(hpcal("config", "schema", path).stdout)
+    document = yaml.safe_load(path.read_text())
+    assert fits(document, found, found)
+    document["pools"]["label"]["partitoin"] = "x"
+    assert not fits(document, found, found)
