@@ -39,6 +39,7 @@ from hpcal.core.protocols import MemberResult, MemberSpec
 from hpcal.core.walker import Split
 from hpcal.potentials import files, fitting, parallel
 from hpcal.potentials.descriptors import Descriptor
+from hpcal.potentials.determinism import deterministic
 from hpcal.potentials.fitting import CHECKPOINT_SECONDS, INITIAL, ORDER, rmse, stream
 from hpcal.potentials.member import Frame, Layers, Member
 from hpcal.potentials.networks import Layer, Network, initial, stacked
@@ -110,12 +111,12 @@ class ANITrainer:
         Raises:
             InputError, TaskFailure: as ``fit``.
         """
-        job = self._job(dataset, order.members, order.fingerprint)
-        decay = self.settings.weight_decay
-        state = resumed(job, checkpoint, decay) or self._begun(job)
-        self._check_step(state, checkpoint)
-        self._run(job, state, deadline, checkpoint, order.every)
-        results = self._results(job, state, dataset, checkpoint)
+        with deterministic(self._device()):
+            job = self._job(dataset, order.members, order.fingerprint)
+            state = resumed(job, checkpoint, self.settings.weight_decay) or self._begun(job)
+            self._check_step(state, checkpoint)
+            self._run(job, state, deadline, checkpoint, order.every)
+            results = self._results(job, state, dataset, checkpoint)
         if self.ranks.rank == 0:
             fitting.finish(checkpoint, order.fingerprint, results, checkpoint / STATE)
         return results
@@ -131,16 +132,19 @@ class ANITrainer:
 
     # What a training consists of
 
+    def _device(self) -> torch.device:
+        from hpcal.potentials.ani import resolve
+
+        return self.ranks.device(resolve(self.settings.device))
+
     def _job(self, dataset: Dataset, members: Sequence[MemberSpec], fingerprint: str) -> Job:
+        device = self._device()
         train, validation = dataset.where(Split.TRAIN), dataset.where(Split.VALIDATION)
         used = np.concatenate([train, validation])
         start = tuple(self._earlier(m.start_from) if m.start_from else None for m in members)
         earlier = next((m.frame for m in start if m is not None), None)
         known = {} if earlier is None else self._known(earlier)
         self_energies = fit_self_energies(dataset, self.elements, train, known)
-        from hpcal.potentials.ani import resolve
-
-        device = self.ranks.device(resolve(self.settings.device))
         dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
         sizes = dataset.sizes[used]
         own, place = self._share(sizes, len(train))

@@ -20,6 +20,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.potentials import training
 from hpcal.potentials.ani import ANI
+from hpcal.potentials.determinism import deterministic
 from hpcal.potentials.member import Member
 from hpcal.potentials.networks import energies_and_slopes, initial, stacked
 from hpcal.potentials.training_set import fit_self_energies
@@ -73,6 +74,16 @@ def test_a_step_follows_the_gradient_whatever_its_layout_in_memory(mixed_dataset
         clear = gradient.abs() > 1e-6
         expected = old - job.peak_rate * gradient.sign()
         assert torch.allclose(new.detach()[clear], expected[clear], rtol=0, atol=0.02 * job.peak_rate)
+
+
+def test_sums_are_ordered_while_a_gpu_trains_and_only_then(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic(torch.device("cpu")):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(torch.device("cuda", 1)):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_bags_hold_the_stated_share_of_the_train_split(water, tmp_path, trained):
