@@ -53,7 +53,8 @@ class Probed:
         queued_s: seconds from its submission until it was seen to run, or None.
         started_s: seconds from then until its first workers were there, or None.
         answers: of its workers, each as :func:`hpcal.sites.probe.probe` gives it.
-        state: of the block at the end, in Parsl's words.
+        state: of the block at the end: ``answered``, ``owed`` where the scheduler has not taken its job
+            yet, or Parsl's word.
         words: of the scheduler, or of Parsl, on why it is no better; empty if there are none.
         output: end of what the job has written on standard error, or else on standard output.
     """
@@ -211,8 +212,7 @@ class _Watch:
         return self._executor.status_facade.get("0") or _Nothing()
 
     def _told(self) -> Probed:
-        answered, status = len(self._answers), self._block()
-        enough = answered >= self._pool.tasks_per_block
+        enough = len(self._answers) >= self._pool.tasks_per_block
         return Probed(
             pool=self.name,
             kind=self._kind,
@@ -222,10 +222,16 @@ class _Watch:
             if self._connected is None or self._ran is None
             else round(max(0.0, self._connected - self._ran), 1),
             answers=tuple(self._answers[key] for key in sorted(self._answers)),
-            state="answered" if enough else str(status.state.name).lower(),
+            state="answered" if enough else self._state(),
             words="" if enough else self._words(),
             output=_output(self._folder, self.name),
         )
+
+    def _state(self) -> str:
+        provider = self._executor.provider
+        if isinstance(provider, SchedulerBlocks) and any(block.owed for block in provider.blocks.values()):
+            return "owed"
+        return str(self._block().state.name).lower()
 
     def _words(self) -> str:
         executor = self._executor

@@ -112,6 +112,11 @@ def _silence(probed: Probed, timeout_s: float) -> str:
     if refused := _REFUSED.search(words):
         return f"the scheduler does not take the job: {refused[1]}; correct what it names"
     because = f": {words}" if words else ""
+    if probed.state == "owed":
+        return (
+            f"its job could not be handed in within {timeout_s:g} s{because}; see whether the scheduler "
+            "answers here"
+        )
     if probed.state == "pending":
         return (
             f"its block still waits in the queue after {timeout_s:g} s{because}; give --timeout, or a queue "

@@ -9,9 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
-from cli.helpers import hpcal
+from cli.helpers import hpcal, write_inputs
 
+from hpcal.cli.folders import reading
 from hpcal.sites.worker_init import RUN_VARIABLE
+from hpcal.store import campaigns
 
 LOCAL = """
 kind: local
@@ -189,3 +191,23 @@ def test_another_hpcal_on_the_worker(here: Path) -> None:
     (fault,) = report["pools"]["label"]["faults"]
     assert fault.startswith("hpcal 0.0.9 on ")
     assert f"{report['controller']['hpcal']} here: install the same version" in fault
+
+
+# ── values ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_campaign_remembers_its_values(here: Path) -> None:
+    file = write_inputs(here)
+    (here / "s.yaml").write_text(LOCAL.format(label='environment: {WHERE: "${WHERE}"}'))
+    run = ("run", file, "--dir", "run", "--inline", "--site", "s.yaml")
+    assert "${WHERE} has no value" in hpcal(*run).stderr
+    result = hpcal(*run, "--set", "WHERE=there")
+    assert result.exit_code == 0, result.stderr
+    with reading(here / "run") as store, store.session() as session:
+        assert campaigns.campaign(session).site["values"] == {"WHERE": "there"}
+    assert (
+        hpcal("extend", "run", "--labels", "+3", "--generations", "+1", "--no-run", "--inline").exit_code == 0
+    )
+    assert hpcal("resume", "run", "--inline", "--site", "local").exit_code == 0
+    with reading(here / "run") as store, store.session() as session:
+        assert campaigns.campaign(session).site["values"] == {}  # they were another site's

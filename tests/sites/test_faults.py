@@ -159,6 +159,10 @@ def test_what_a_job_writes_tells_the_cause(line: str, told: str, came: bool) -> 
             "its block still waits in the queue after 60 s: Resources; give --timeout",
         ),
         (
+            {"state": "owed", "words": "qsub did not answer within 60 s"},
+            "its job could not be handed in within 60 s: qsub did not answer within 60 s; see whether",
+        ),
+        (
             {"state": "running", "output": ("hm",)},
             "its block runs, but no worker has reached the controller within 60 s; it wrote 'hm'; give",
         ),
