@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,9 @@ _POLL_S: Final = 2.0
 _LOOK_S: Final = 0.5
 _LATE_WORKERS_S: Final = 60.0
 """How long the other workers of a block are waited for once one has answered."""
+_ENDED_WITHIN_S: Final = 15.0
+_ERRORS: Final = (".stderr", ".err")
+"""Ends of the names of the files in which a job's standard error goes."""
 _CALLS_PER_WORKER: Final = 20
 _TAIL_LINES: Final = 60
 _SHOWN: Final = 300
@@ -177,8 +180,13 @@ class _Watch:
         return self._report is not None
 
     def end(self) -> Probed:
-        """What was found."""
-        return self._report or self._told()
+        """What was found, with what the job has written; PBS gives that out only when a job has ended."""
+        until = time.monotonic() + _ENDED_WITHIN_S
+        while isinstance(self._executor.provider, SchedulerBlocks) and time.monotonic() < until:
+            if self._ran is None or _written(self._folder, self.name, _ERRORS):
+                break
+            time.sleep(_LOOK_S)
+        return replace(self._report or self._told(), output=_output(self._folder, self.name))
 
     def _look(self) -> None:
         if self._connected is None and self._executor.connected_blocks():
@@ -224,7 +232,6 @@ class _Watch:
             answers=tuple(self._answers[key] for key in sorted(self._answers)),
             state="answered" if enough else self._state(),
             words="" if enough else self._words(),
-            output=_output(self._folder, self.name),
         )
 
     def _state(self) -> str:
@@ -266,14 +273,18 @@ def _expression(*arguments: object) -> str:
 
 def _output(folder: Path, pool: str) -> tuple[str, ...]:
     """The end of what the job of a pool's only block has written."""
-    for suffixes in ((".stderr", ".err"), (".stdout", ".out")):
-        for path in sorted((folder / "parsl").rglob(f"submit_scripts/*{pool}*")):
-            if path.suffix in suffixes:
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-                lines = [line.strip()[:_SHOWN] for line in lines if line.strip()]
-                if lines:
-                    return tuple(lines[-_TAIL_LINES:])
+    for path in (*_written(folder, pool, _ERRORS), *_written(folder, pool, (".stdout", ".out"))):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line.strip()[:_SHOWN] for line in lines if line.strip()]
+        if lines:
+            return tuple(lines[-_TAIL_LINES:])
     return ()
+
+
+def _written(folder: Path, pool: str, suffixes: Sequence[str]) -> list[Path]:
+    """Files that the job of a pool writes, of these kinds."""
+    files = (folder / "parsl").rglob(f"submit_scripts/parsl.{pool}.block-*")
+    return sorted(path for path in files if path.suffix in suffixes)
 
 
 def pools_of(site: Site, only: str | None) -> list[str]:

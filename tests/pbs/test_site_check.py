@@ -66,7 +66,7 @@ def test_a_pbs_without_history(pbs: StandIn) -> None:
     ("keys", "told"),
     [
         ({"queue": "nope"}, "the scheduler does not take the job: "),
-        ({"init": "exit 3"}, "its block ended before a worker answered: exit code 3"),
+        ({"init": "exit 3"}, "and failed, exit code 3; it wrote nothing"),
         ({"init": "no-such-command"}, "a command before the workers fails: it wrote "),
     ],
 )
