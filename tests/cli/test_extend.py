@@ -72,6 +72,7 @@ TABLES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_new_limit_and_leaves_what_was_there_as_it_was(copied):
     root = copied("run")
     sizes = {table: query(root, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}

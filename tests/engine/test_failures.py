@@ -140,7 +140,7 @@ class Told:
         return run_attempt(assignment)
 
 
-@pytest.mark.parametrize("ahead", [-1e6, 1e6])
+@pytest.mark.parametrize("ahead", [-1e6, pytest.param(1e6, marks=pytest.mark.slow)])
 def test_the_clock_of_a_host_does_not_matter(campaign_file, tmp_path, ahead):
     root = tmp_path / "run"
     run_inline(campaign_file(), root, Told(ahead))

@@ -75,10 +75,13 @@ def calls(monkeypatch) -> list[int]:
     return made
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("train", "bootstrap", "evaluate", "select")]
+SLOW = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ("sample", "train", "bootstrap", "evaluate", "select")
+]
 
 
-@pytest.mark.parametrize("kind", ["label", "sample", *SLOW])
+@pytest.mark.parametrize("kind", ["label", *SLOW])
 def test_an_attempt_that_comes_to_its_end_late_finishes_its_task(campaign_file, tmp_path, calls, kind):
     file, root = campaign_file(), tmp_path / "run"
     stray = Stray(kind, stop=True)

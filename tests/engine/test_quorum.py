@@ -314,6 +314,7 @@ def test_a_member_a_little_slower_than_the_others_is_waited_for(campaign_file, t
     assert query(root, "SELECT count(*) FROM model WHERE path IS NULL") == [(0,)]
 
 
+@pytest.mark.slow
 def test_where_durations_are_virtual_nobody_is_late(campaign_file, tmp_path):
     root = tmp_path / "run"
     simulated(campaign_file(stop=LONG), root, slowness=50.0, virtual=True)

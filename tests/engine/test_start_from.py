@@ -105,6 +105,7 @@ def test_labels_are_taken_with_their_splits_and_their_origin(write, other, tmp_p
         assert there == [(content,)]
 
 
+@pytest.mark.slow
 def test_a_campaign_that_starts_from_another_runs_to_its_end(write, other, tmp_path):
     root = tmp_path / "new"
     taken = labelled(other, "train", "validation")

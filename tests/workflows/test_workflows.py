@@ -62,7 +62,8 @@ def test_no_two_shipped_campaigns_share_a_name() -> None:
 
 
 @pytest.mark.parametrize("path", SITES, ids=named)
-def test_a_shipped_site_loads_by_path_and_by_name(path: Path) -> None:
+def test_a_shipped_site_loads_by_path_and_by_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCOUNT", "m1234")
     site = load_site(path)
     assert {"label", "sample", "train"} <= set(site.pools)
     assert load_site(path.stem) == site
