@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from hpcal.engine.loop import Controller
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
 from hpcal.engine.tasks import run_attempt
-from hpcal.sites.schema import Site, load_site, site_file, used_values
+from hpcal.sites.schema import Site, load_site, site_file, values_of_environment
 from hpcal.store import campaigns
 from hpcal.store.database import add_event
 from hpcal.store.location import checked_url
@@ -168,7 +169,8 @@ class Machine:
         file: its file, where the user gave a path and no name.
         site: the site.
         inline: whether all work is done in this process.
-        values: of each ``${NAME}`` of the site file.
+        values: given for ``${NAME}`` of the site file.
+        environment: what the environment gave for the others.
     """
 
     name: str
@@ -176,14 +178,22 @@ class Machine:
     site: Site
     inline: bool
     values: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name_or_path: str, *, inline: bool, values: Mapping[str, str] | None = None) -> Machine:
         """The machine of a site's name or file. Raises ConfigurationError."""
         site, found = load_site(name_or_path, values), site_file(name_or_path)
-        used, named = used_values(name_or_path, values or {}), found.stem == name_or_path
+        named = found.stem == name_or_path
         file = None if named else found.resolve()
-        return cls(name=found.stem, file=file, site=site, inline=inline, values=used)
+        return cls(
+            name=found.stem,
+            file=file,
+            site=site,
+            inline=inline,
+            values=dict(values or {}),
+            environment=values_of_environment(name_or_path, values or {}),
+        )
 
     @classmethod
     def again(
@@ -194,11 +204,17 @@ class Machine:
         inline: bool,
         values: Mapping[str, str] | None = None,
     ) -> Machine:
-        """The recorded machine, with its values where none are given anew, or that of another site."""
+        """The recorded machine, with its values where none are given anew, or that of another site.
+
+        What the environment gave is used where it gives nothing now.
+        """
         former = _former_site(record)
         if site is not None and site != former:
             return cls.of(site, inline=inline, values=values)
-        return cls.of(former, inline=inline, values={**record.get("values", {}), **(values or {})})
+        of_then = {n: v for n, v in record.get("environment", {}).items() if not os.environ.get(n)}
+        given = {**record.get("values", {}), **(values or {})}
+        machine = cls.of(former, inline=inline, values={**of_then, **given})
+        return replace(machine, values=given, environment={**of_then, **machine.environment})
 
     def record(self) -> dict[str, Any]:
         """What the store keeps of it."""
@@ -217,6 +233,7 @@ class Machine:
             "file": file,
             "inline": self.inline,
             "values": dict(self.values),
+            "environment": dict(self.environment),
             "pools": pools,
         }
 

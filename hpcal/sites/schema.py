@@ -227,13 +227,14 @@ def load_site(name_or_path: str | Path, values: Mapping[str, str] | None = None)
     return validate(Site, document, filled(document, values or {}))
 
 
-def used_values(name_or_path: str | Path, values: Mapping[str, str]) -> dict[str, str]:
-    """Values of all ``${NAME}`` of a site's file, those of the environment included; see :func:`load_site`.
+def values_of_environment(name_or_path: str | Path, values: Mapping[str, str]) -> dict[str, str]:
+    """What the environment gave for each ``${NAME}`` of a site's file; see :func:`load_site`.
 
-    So that a campaign is resumed with the same ones, wherever that is done.
+    So that a campaign can be resumed where the environment has them no more, as in a batch job.
     """
     file = site_file(name_or_path)
-    return dict(values) if file.suffix == ".py" else {**used(read_yaml(file).data, values), **values}
+    found = {} if file.suffix == ".py" else used(read_yaml(file).data, values)
+    return {name: value for name, value in found.items() if name not in values}
 
 
 def site_file(name_or_path: str | Path) -> Path:

@@ -211,3 +211,22 @@ def test_a_campaign_remembers_its_values(here: Path) -> None:
     assert hpcal("resume", "run", "--inline", "--site", "local").exit_code == 0
     with reading(here / "run") as store, store.session() as session:
         assert campaigns.campaign(session).site["values"] == {}  # they were another site's
+
+
+def test_a_changed_environment_counts_on_resume_and_an_empty_one_does_not(tmp_path, monkeypatch):
+    from hpcal.cli.run import Machine
+
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "kind: slurm\naccount: ${ACCOUNT}\nqos: ${QOS}\nwalltime: '01:00:00'\n"
+        "pools: {label: {}, sample: {}, train: {}}\n"
+    )
+    monkeypatch.setenv("ACCOUNT", "old")
+    monkeypatch.setenv("QOS", "of_the_environment")
+    record = Machine.of(str(file), inline=False, values={"QOS": "set"}).record()
+    for now, account in (("new", "new"), ("", "old")):
+        monkeypatch.setenv("ACCOUNT", now)
+        machine = Machine.again(record, None, inline=False)
+        label = machine.site.pools["label"]
+        assert (label.account, label.qos) == (account, "set")
+        assert (machine.values, machine.environment) == ({"QOS": "set"}, {"ACCOUNT": account})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites.schema import Site, load_site, used_values
+from hpcal.sites.schema import Site, load_site, values_of_environment
 from hpcal.sites.variables import parse_assignments
 
 TEXT = """kind: slurm
@@ -83,7 +83,7 @@ def test_a_site_without_references_needs_no_values(tmp_path: Path) -> None:
     assert isinstance(load_site(tmp_path / "s.yaml"), Site)
 
 
-def test_the_values_that_were_used_are_known_also_those_of_the_environment(tmp_path, monkeypatch):
+def test_what_the_environment_gave_is_known(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCOUNT", "m1234")
     monkeypatch.setenv("HOME_OF_NODE", "not this one")
     file = tmp_path / "site.yaml"
@@ -91,4 +91,4 @@ def test_the_values_that_were_used_are_known_also_those_of_the_environment(tmp_p
         "kind: slurm\naccount: ${ACCOUNT}\nworker_init: echo ${HOME_OF_NODE}\nwalltime: '01:00:00'\n"
         "pools: {label: {partition: '${PART}'}, sample: {}, train: {}}\n"
     )
-    assert used_values(file, {"PART": "gpu"}) == {"ACCOUNT": "m1234", "PART": "gpu"}
+    assert values_of_environment(file, {"PART": "gpu"}) == {"ACCOUNT": "m1234"}
