@@ -54,7 +54,8 @@ def site_render(name: str, pool: str | None, assignments: tuple[str, ...]) -> No
     """Print the batch script of each pool of SITE as it would be sent; nothing is submitted.
 
     With --pool, that script alone. CAMPAIGN, RUN_ID, PORT and CONTROLLER stand for what is known only
-    when a campaign runs, ADDRESS for an interface that this host has not.
+    when a campaign runs, ADDRESS for an interface that this host has not, @NUMBER@ for the place of a
+    controller job in its chain.
     """
     from hpcal.cli import site as command
     from hpcal.sites.variables import parse_assignments

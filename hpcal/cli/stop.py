@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import click
 
 from hpcal.cli.folders import Holder, holder, reading
-from hpcal.core.errors import CampaignFailed
+from hpcal.core.errors import CampaignFailed, StoreError
 from hpcal.engine.loop import request_stop
 from hpcal.engine.start import recorded_state
 from hpcal.sites.chain import Chain
@@ -30,13 +31,14 @@ def stop(root: Path, *, wait: bool) -> None:
         InputError: there is no campaign.
         CampaignFailed: the controller is dead, or does not end.
     """
-    state, found = _state(root), holder(root)
+    found = holder(root)
+    state = _state(root, unknown_ok=found is not None)
     chain = Chain.of(root)
     if chain is not None and chain.end_reason is None:
         _stop_chain(chain, running=found is not None and not found.gone)
         if found is None or found.gone:
             return
-    if found is None or state is not CampaignState.RUNNING:
+    if found is None or (found.gone and state not in (CampaignState.RUNNING, None)):
         click.echo(f"{root} does not run ({state}): nothing to stop")
         return
     _refuse_dead(root, found)
@@ -45,7 +47,7 @@ def stop(root: Path, *, wait: bool) -> None:
         click.echo(f"asked process {found.pid} on {found.host} to stop")
         return
     click.echo(f"waiting for process {found.pid} on {found.host} to end")
-    _wait(root, found)
+    _wait(root, found, state)
     click.echo(f"stopped; go on with `hpcal resume {root}`")
 
 
@@ -66,28 +68,47 @@ def _stop_chain(chain: Chain, *, running: bool) -> None:
     click.echo(f"cancelled controller jobs {', '.join(ended)}" if ended else "no controller job waits")
 
 
-def _wait(root: Path, found: Holder) -> None:
+def _wait(root: Path, found: Holder, state: CampaignState | None) -> None:
+    """Returns when the controller has gone; it may have the lease before it runs, and for a while after."""
     limit = time.monotonic() + LIMIT_SECONDS
     counter, seen = found.counter, time.monotonic()
+    ran = stopped = False
     while time.monotonic() < limit:
         time.sleep(POLL_SECONDS)
         now = holder(root)
-        if now is None or _state(root) is not CampaignState.RUNNING:
+        if now is None or (now.host, now.pid) != (found.host, found.pid):
+            return
+        ran = ran or state is CampaignState.RUNNING
+        state = _state(root, unknown_ok=True)
+        stopped = ran and state not in (CampaignState.RUNNING, None)
+        if now.gone and state is not CampaignState.RUNNING:
             return
         _refuse_dead(root, now)
+        request_stop(root)  # one that only begins takes the first request for an old one
         if now.counter != counter:
             counter, seen = now.counter, time.monotonic()
-        if time.monotonic() - seen > 2 * WATCH_SECONDS:
+        here = now.host == socket.gethostname()  # where its process is known to live
+        if not here and time.monotonic() - seen > 2 * WATCH_SECONDS:
+            if stopped:  # what only clears away shows no life
+                return
             raise CampaignFailed(_dead(root, now))
+    if stopped:
+        return
     raise CampaignFailed(
         f"process {found.pid} on {found.host} was asked to stop {LIMIT_SECONDS:.0f} s ago and still runs: "
         "look at its output, or kill it; nothing finished is lost"
     )
 
 
-def _state(root: Path) -> CampaignState:
-    with reading(root) as store:
-        return recorded_state(store)[0]
+def _state(root: Path, *, unknown_ok: bool) -> CampaignState | None:
+    """As recorded; None, if that will do, where it cannot be read now."""
+    try:
+        with reading(root) as store:
+            return recorded_state(store)[0]
+    except StoreError:
+        if unknown_ok:
+            return None
+        raise
 
 
 def _refuse_dead(root: Path, found: Holder) -> None:

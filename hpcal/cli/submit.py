@@ -11,7 +11,7 @@ import click
 from hpcal.cli.folders import begun, reading, refuse_foreign
 from hpcal.cli.result import print_result
 from hpcal.cli.run import Machine
-from hpcal.core.errors import CampaignFailed, CampaignHeld, HpcalError
+from hpcal.core.errors import CampaignFailed, CampaignHeld, ConfigurationError, HpcalError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
@@ -47,7 +47,7 @@ def submit(
     if begun(root):
         if _finished(root, spec, accept_changes=accept_changes):
             return
-        _refuse_submitted(root)
+        _refuse_submitted(root, _former(root))
         context = take_up(
             root, machine.nobody(), spec=spec, accept_changes=accept_changes, site=machine.record()
         )
@@ -58,7 +58,8 @@ def submit(
         context, notes = begin(spec, root, machine.nobody(), machine.record(), store_url=store_url)
         for note in notes:
             click.echo(note)
-    # The lease is held until the job is in: nobody else submits meanwhile.
+    # The lease is held until the job is in: nobody else submits meanwhile. What was submitted before
+    # it was taken is found by the scheduler, also where the folder does not show it here yet.
     try:
         _hand_in(root, machine, context.store)
     finally:
@@ -83,9 +84,17 @@ def _finished(root: Path, spec: CampaignSpec, *, accept_changes: bool) -> bool:
     return False
 
 
-def _refuse_submitted(root: Path) -> None:
-    """Raises CampaignHeld if a chain of controllers is there that has not ended."""
-    chain = Chain.of(root)
+def _former(root: Path) -> Chain | None:
+    """The chain that was submitted before; None also where its record cannot be read, which is said."""
+    try:
+        return Chain.of(root)
+    except ConfigurationError as error:
+        click.echo(f"note: {error}", err=True)
+        return None
+
+
+def _refuse_submitted(root: Path, chain: Chain | None) -> None:
+    """Raises CampaignHeld if jobs of a chain of controllers are there."""
     if chain is None:
         return
     try:
@@ -102,10 +111,11 @@ def _refuse_submitted(root: Path) -> None:
 def _hand_in(root: Path, machine: Machine, store: Store) -> None:
     with store.session() as session:
         run_id = campaigns.campaign(session).run_id
-    chain = Chain.prepare(root, machine.site, run_id)
+    _refuse_submitted(root, Chain.planned(root, machine.site, run_id))
     try:
+        chain = Chain.prepare(root, machine.site, run_id)
         known_as = chain.begin(machine.site)
-    except SchedulerError as error:
+    except (SchedulerError, OSError) as error:
         raise CampaignFailed(
             f"the controller was not submitted: {error}; the campaign is recorded in {root}: mend it and "
             "submit again"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,11 @@ def controller_of(site: Site) -> tuple[ControllerJob, str]:
 def _fault_of(job: ControllerJob, kind: str) -> str | None:
     if kind not in ("slurm", "pbs"):
         return f"its kind is {kind}, and only slurm and pbs have batch jobs; use `hpcal run`"
+    if job.container is not None:
+        return (
+            "a container is given, but the controller calls the scheduler's commands, which are not in an "
+            "image; leave it out here and give `python`, an interpreter of the host, if it needs another one"
+        )
     if job.walltime_s is None:
         return 'walltime is missing: the job has a limit, such as "24:00:00"'
     if job.walltime_s < job.walltime_margin + _LEAST_WORK_S:
@@ -185,20 +191,20 @@ class Chain:
             plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"{path} does not say what was submitted: {error}; submit the campaign again"
+                f"{path} does not say what was submitted: {error}; cancel the jobs hpcal.controller of the "
+                "campaign in the scheduler if there are any, then `hpcal submit` writes it anew"
             ) from error
         return cls(root, plan)
 
     @classmethod
-    def prepare(cls, root: Path, site: Site, run_id: str) -> Chain:
-        """A new chain, in place of one that has ended; nothing is submitted yet.
+    def planned(cls, root: Path, site: Site, run_id: str) -> Chain:
+        """A chain of which nothing is written yet, to look for jobs that are there already.
 
         Raises:
             ConfigurationError: the site cannot run controllers as jobs.
         """
         job, kind = controller_of(site)
         folder = root.resolve() / FOLDER
-        folder.mkdir(exist_ok=True)
         plan = Plan(
             run_id=run_id,
             kind=kind,
@@ -207,11 +213,22 @@ class Chain:
             margin_s=job.walltime_margin,
             first=next_number(folder),
         )
-        write_whole(folder / "job.sh", controller_script(site, root))
-        write_whole(folder / "chain.json", json.dumps(asdict(plan), indent=1))
-        chain = cls(root, plan)
+        return cls(root, plan)
+
+    @classmethod
+    def prepare(cls, root: Path, site: Site, run_id: str) -> Chain:
+        """A new chain, in place of one that has ended; nothing is submitted yet.
+
+        Raises:
+            ConfigurationError: the site cannot run controllers as jobs.
+            OSError: it cannot be written.
+        """
+        chain = cls.planned(root, site, run_id)
+        chain.folder.mkdir(exist_ok=True)
+        write_whole(chain.folder / "job.sh", controller_script(site, root))
+        write_whole(chain.folder / "chain.json", json.dumps(asdict(chain.plan), indent=1))
         for name in ("stop", "ended"):
-            (folder / name).unlink(missing_ok=True)
+            (chain.folder / name).unlink(missing_ok=True)
         return chain
 
     def begin(self, site: Site) -> str:
@@ -219,6 +236,7 @@ class Chain:
 
         Raises:
             SchedulerError: it was not taken.
+            OSError: its script cannot be written.
         """
         if self.plan.chain == "batch":
             return self.submit(self.plan.first)
@@ -255,9 +273,10 @@ class Chain:
             return None
 
     def submit(self, number: int, *, after: str | None = None) -> str:
-        """Hands in the job of a number; returns its id. Raises SchedulerError."""
+        """Hands in the job of a number; returns its id. Raises SchedulerError, or OSError for its script."""
         job_id = self.scheduler.submit(self._script(number), mark=f"{self.prefix}{number}", after=after)
-        write_whole(self.folder / f"{number}.submitted", json.dumps({"job_id": job_id}))
+        with suppress(OSError):  # the job is in; its id is only told
+            write_whole(self.folder / f"{number}.submitted", json.dumps({"job_id": job_id}))
         return job_id
 
     def submit_successor(self, number: int) -> str | None:
@@ -265,6 +284,7 @@ class Chain:
 
         Raises:
             SchedulerError: it was not taken.
+            OSError: its script cannot be written.
         """
         if any((controller_number(job) or 0) > number for job in self.jobs()):
             return None
@@ -286,24 +306,36 @@ class Chain:
         self.scheduler.cancel(waiting)
         return waiting
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, after: int | None = None) -> None:
         """Ends it: no job of it will run a controller again.
+
+        Args:
+            after: cancel only jobs that wait and come after that number; None cancels all others.
 
         Raises:
             SchedulerError: its jobs could not be cancelled; they will do nothing and end.
+            OSError: the end could not be recorded; its jobs are cancelled.
         """
-        write_whole(self.folder / "ended", f"{reason}\n")
+        try:
+            write_whole(self.folder / "ended", f"{reason}\n")
+        finally:
+            self._cancel(after)
+
+    def _cancel(self, after: int | None) -> None:
         if self.plan.chain == "scrontab":
             scrontab.remove(self.plan.run_id, self.plan.timeout_s)
-        others = [job.id for job in self._numbered() if not same_job(job.id, self.own_id)]
-        self.scheduler.cancel(others)
+        others = [job for job in self._numbered() if not same_job(job.id, self.own_id)]
+        if after is not None:
+            waiting = [job for job in others if job.state is SchedulerState.PENDING]
+            others = [job for job in waiting if (controller_number(job) or 0) > after]
+        self.scheduler.cancel([job.id for job in others])
 
     def began(self, number: int, began: Began) -> None:
-        """Records that a job has begun."""
+        """Records that a job has begun. Raises OSError."""
         write_whole(self.folder / f"{number}.began", json.dumps(asdict(began)))
 
     def ended(self, number: int, ended: Ended) -> None:
-        """Records how a job has ended."""
+        """Records how a job has ended. Raises OSError."""
         write_whole(self.folder / f"{number}.ended", json.dumps(asdict(ended)))
 
     def links(self) -> list[Link]:

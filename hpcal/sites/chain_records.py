@@ -83,13 +83,14 @@ def hopeless(links: Sequence[Link], progress: int | None) -> str | None:
 
     Args:
         links: its jobs that have ended, in order.
-        progress: tasks of the campaign that have come to their end by now; None if not known.
+        progress: tasks of the campaign that have come to their end by now; None if not known, which
+            counts as no progress: a store that stays unreadable must not keep a chain alive.
     """
-    if progress is None:
-        return None
     idle: list[Link] = []
     for link in reversed(links):
-        if link.began is not None and link.began.progress not in (None, progress):
+        at_begin = None if link.began is None else link.began.progress
+        progress = at_begin if progress is None else progress
+        if at_begin not in (None, progress):
             break
         idle.append(link)
     bad = [link for link in idle if link.ended is None or not link.ended.in_order]

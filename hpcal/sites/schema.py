@@ -80,7 +80,9 @@ class Site(JobKeys):
                 for name, pool in data["pools"].items()
             }
         if isinstance(data.get("controller"), Mapping):
-            passed["controller"] = _joined(common, data["controller"])
+            # It calls sbatch or qsub, which are not in an image.
+            on_host = {key: value for key, value in common.items() if key != "container"}
+            passed["controller"] = _joined(on_host, data["controller"])
         return passed
 
     @field_validator("pools")

@@ -49,11 +49,6 @@ def remove(run_id: str, timeout_s: float) -> None:
         _write(rest, timeout_s)
 
 
-def installed(run_id: str, timeout_s: float) -> bool:
-    """Whether the scrontab has lines of a campaign. Raises SchedulerError."""
-    return _bounds(run_id)[0] in _read(timeout_s).splitlines()
-
-
 def _bounds(run_id: str) -> tuple[str, str]:
     return f"# hpcal {run_id} begins", f"# hpcal {run_id} ends"
 

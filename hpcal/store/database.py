@@ -71,7 +71,7 @@ class Store:
         """
         location = Location.new(folder, url)
         engine = writer(location)
-        with _opening(location), engine.begin() as connection:
+        with _opening(location, new=True), engine.begin() as connection:
             if location.schema is not None:
                 connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{location.schema}"'))
             Base.metadata.create_all(connection)
@@ -86,6 +86,7 @@ class Store:
         Raises:
             InputError: there is none, it is no store, or of another schema.
             CampaignHeld: it is on a network file system and a live controller has it to itself.
+            StoreError: its database cannot be reached now.
         """
         location = Location.of(folder)
         if location.shared:
@@ -99,8 +100,9 @@ class Store:
         """Opens an existing store read-only.
 
         Raises:
-            InputError: there is none, it is no store, or of another schema; or it is on a network
-                file system and its controller has not published a snapshot yet.
+            InputError: there is none, it is no store, or of another schema.
+            StoreError: its database cannot be reached now, or it is on a network file system and its
+                controller has not published a snapshot yet.
         """
         location = Location.of(folder)
         store = cls(reader(location, _published(location)), location)
@@ -113,7 +115,8 @@ class Store:
         """Whether a folder holds a campaign; one that was killed at its very start holds none yet.
 
         Raises:
-            InputError: what is there is no store, or of another schema, or cannot be reached.
+            InputError: what is there is no store, or of another schema.
+            StoreError: its database cannot be reached now.
         """
         if not exists(folder):
             return False
@@ -296,15 +299,22 @@ def _set_sequences(engine: Engine) -> None:
 
 
 @contextmanager
-def _opening(location: Location) -> Iterator[None]:
+def _opening(location: Location, *, new: bool = False) -> Iterator[None]:
+    """Raises InputError for what is no store, StoreError for one that another try may find.
+
+    Args:
+        new: it is only being made, so that a database that does not answer is most likely a wrong URL.
+    """
     try:
         yield
     except (OperationalError, DatabaseError) as error:
         cause = _cause(error)
         if any(word in cause for word in _DISK):
             raise StoreError(f"{location} could not be opened: {cause}") from error
-        what = "cannot be reached" if location.url is not None else "is not a store of hpcal"
-        raise InputError(f"{location} {what}: {cause}") from error
+        if location.url is None:
+            raise InputError(f"{location} is not a store of hpcal: {cause}") from error
+        kind = InputError if new else StoreError
+        raise kind(f"{location} cannot be reached: {cause}") from error
 
 
 def _published(location: Location) -> Path | None:
@@ -314,7 +324,7 @@ def _published(location: Location) -> Path | None:
         return None
     snapshot = location.folder / SNAPSHOT_FILE
     if not snapshot.is_file():
-        raise InputError(
+        raise StoreError(
             f"{location} is on a network file system, where process {holder.pid} on {holder.host} has it to "
             "itself, and no snapshot is there yet: try again in a minute, or look at `hpcal status`"
         )

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,6 +175,34 @@ def test_stop_ends_a_running_campaign_in_good_order(here):
     assert " accepted" in out
     assert json.loads(hpcal("status", "long", "--json").stdout)["state"] == "stopped"
     assert hpcal("stop", "long").exit_code == 0
+
+
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_stop_waits_for_a_controller_that_has_the_lease_whatever_the_state(own_copy, state):
+    sql(own_copy, f"UPDATE campaign SET state = '{state}'")
+    store, asked = Store.open(own_copy), own_copy / "stop"
+    store.acquire()
+    ended = []
+
+    def controller() -> None:
+        """Takes the first request for an old one, as a controller that begins does."""
+        for _ in range(2):
+            limit = time.monotonic() + 20
+            while not asked.exists() and time.monotonic() < limit:
+                time.sleep(0.02)
+            asked.unlink()
+        ended.append(state)
+        store.release()
+
+    thread = threading.Thread(target=controller)
+    thread.start()
+    result = hpcal("stop", own_copy)
+    seen = list(ended)
+    thread.join()
+    store.close()
+    assert result.exit_code == 0, result.stderr
+    assert "stopped; go on with" in result.stdout
+    assert seen == [state]
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from hpcal.core.errors import CampaignFailed, CampaignHeld, FencedError, Interru
 from hpcal.sites.block_end import BLOCK_END
 from hpcal.sites.chain import Chain
 from hpcal.store.database import Store
+from hpcal.store.lease_file import HolderRecord
+from hpcal.store.location import FILESYSTEM_VARIABLE
 
 SITE = """
 kind: local
@@ -112,6 +114,29 @@ def test_a_submitted_campaign_is_not_submitted_twice(slurm):
     assert result.exit_code == 3
     assert "controller job 101 is pending" in result.stderr
     assert len(slurm.marks()) == 1
+
+
+def test_a_chain_that_came_before_the_lease_is_found_after_it(slurm, monkeypatch):
+    assert submit().exit_code == 0
+    first = Path("tiny/controller/chain.json").read_text()
+    # As for a second login node, which looked before the first one handed in.
+    monkeypatch.setattr(Chain, "of", lambda _root: None)
+    result = submit()
+    assert result.exit_code == 3
+    assert "controller job 101 is pending" in result.stderr
+    assert len(slurm.marks()) == 1
+    assert Path("tiny/controller/chain.json").read_text() == first
+
+
+def test_a_record_of_a_chain_that_cannot_be_read_is_replaced(slurm):
+    assert submit().exit_code == 0
+    Path("tiny/controller/chain.json").write_text("{")
+    assert submit().exit_code == 3  # its job is there all the same
+    slurm.end("101")
+    result = submit()
+    assert result.exit_code == 0, result.stderr
+    assert "does not say what was submitted" in result.stderr
+    assert chain().plan.first == 2
 
 
 def test_a_campaign_that_runs_is_not_submitted(slurm):
@@ -238,6 +263,102 @@ def test_what_the_next_job_cannot_mend_ends_the_chain(slurm, job, monkeypatch, e
     assert job(raises(error)) == code
     assert slurm.marks() == {}
     assert chain().end_reason == str(error)
+
+
+def test_a_job_that_finds_the_campaign_held_spares_the_controller_that_has_it(slurm, job, monkeypatch):
+    monkeypatch.setattr(controller_job, "HELD_S", 0.0)
+    live = slurm.add(f"hpcal:{chain().plan.run_id}:controller.0")
+    assert job(raises(CampaignHeld("run by process 7 on n3"))) == 3
+    assert list(slurm.marks()) == [live]
+
+
+def test_a_job_of_an_earlier_submission_leaves_the_newer_chain_alone(slurm, job, monkeypatch):
+    slurm.end("101")
+    assert submit().exit_code == 0
+    monkeypatch.setattr(run, "resume", pytest.fail)
+    assert controller_job.main(["tiny", "1"]) == 0
+    assert list(slurm.marks().values()) == [f"{chain().prefix}2"]
+    assert chain().end_reason is None
+
+
+def test_a_database_that_does_not_answer_goes_to_the_next_job(slurm, job, monkeypatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(controller_job, "OUTAGE_S", 0.0)
+    resume = run.resume
+    away = {"url": "postgresql+psycopg://me@127.0.0.1:9/none", "schema": "tiny"}
+    Path("tiny/store.json").write_text(json.dumps(away))
+    for _ in range(3):
+        assert job(lambda: resume(Path("tiny"), site=None, inline=False)) == 1
+        assert chain().end_reason is None
+        assert len(slurm.marks()) == 1
+    assert job(pytest.fail) == 1  # but not for ever
+    assert slurm.marks() == {}
+    assert "cannot be reached" in chain().end_reason
+
+
+def test_a_snapshot_that_is_not_there_yet_goes_to_the_next_job(slurm, job, monkeypatch):
+    monkeypatch.setattr(controller_job, "OUTAGE_S", 0.0)
+    monkeypatch.setenv(FILESYSTEM_VARIABLE, "network")
+    HolderRecord(host="n3", pid=7, process_start=1.0).show(Path("tiny"))
+    resume = run.resume
+    assert job(lambda: resume(Path("tiny"), site=None, inline=False)) == 1
+    assert chain().end_reason is None
+    assert len(slurm.marks()) == 1
+
+
+def test_a_new_campaign_whose_database_does_not_answer_is_a_fault_of_what_was_given(here):
+    pytest.importorskip("psycopg")
+    result = hpcal("run", "tiny.yaml", "--inline", "--store", "postgresql://me@127.0.0.1:9/none")
+    assert result.exit_code == 2
+    assert "cannot be reached" in result.stderr
+
+
+def test_a_store_that_answers_again_is_waited_for(slurm, job, monkeypatch):
+    monkeypatch.setattr(controller_job, "_TRY_AGAIN_S", 0.01)
+    read, tries = Store.read, []
+
+    def reading(folder: Path) -> Store:
+        tries.append(folder)
+        if len(tries) < 3:
+            raise StoreError("the database cannot be reached")
+        return read(folder)
+
+    monkeypatch.setattr(Store, "read", reading)
+    assert job(lambda: None) == 0
+    assert "the campaign is finished" in chain().end_reason
+    assert json.loads(Path("tiny/controller/1.began").read_text())["progress"] is not None
+
+
+def test_a_disk_that_takes_nothing_ends_the_chain_with_its_jobs(slurm, job, monkeypatch, capsys):
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    slurm.add(f"{chain().prefix}0", "PENDING")
+    monkeypatch.setattr("hpcal.sites.chain.write_whole", full)
+    assert job(raises(Interrupted("stopped"))) == 1
+    assert slurm.marks() == {}
+    said = capsys.readouterr()
+    assert "the next controller job could not be submitted: [Errno 28] No space left" in said.out
+    assert "controller does not say so: [Errno 28]" in said.err
+
+
+def test_the_watch_survives_a_request_that_cannot_be_written(job, monkeypatch):
+    tries = []
+
+    def stop_own(_root: Path) -> None:
+        tries.append(1)
+        raise OSError(122, "Disk quota exceeded")
+
+    def long() -> None:
+        until = time.monotonic() + 20
+        while len(tries) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(controller_job, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(controller_job, "_stop_own", stop_own)
+    assert job(long, left_s=100) == 0
+    assert len(tries) >= 2
 
 
 def test_a_site_that_became_wrong_ends_the_chain_with_its_fault(slurm, job, monkeypatch):

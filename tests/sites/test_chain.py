@@ -10,7 +10,6 @@ import pytest
 from support.fake_slurm import FakeSlurm
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites import scrontab
 from hpcal.sites.chain import Chain, chain_status, controller_of, controller_script
 from hpcal.sites.chain_records import Began, Ended, Link, hopeless
 from hpcal.sites.scheduler import SchedulerError
@@ -155,10 +154,49 @@ def test_status_follows_the_scheduler(root: Path, slurm: FakeSlurm) -> None:
     assert "submit the campaign again" in found.sentence
 
 
+def test_an_end_that_cannot_be_recorded_still_cancels(
+    root: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain.prepare(root, site(), RUN)
+    slurm.run(chain.begin(site()))
+    (chain.folder / "ended.part").mkdir()
+    with pytest.raises(OSError, match="ended"):
+        chain.end("over")
+    assert slurm.marks() == {}
+
+
+def test_only_later_jobs_that_wait_are_cancelled_beside_another_controller(
+    root: Path, slurm: FakeSlurm
+) -> None:
+    chain = Chain.prepare(root, site(), RUN)
+    earlier, own, live, waits = (chain.submit(number) for number in (1, 2, 3, 4))
+    slurm.run(live)
+    chain.end("held", after=2)
+    assert list(slurm.marks()) == [earlier, own, live]
+    assert waits not in slurm.marks()
+
+
+def test_a_job_is_submitted_though_its_id_cannot_be_kept(root: Path, slurm: FakeSlurm) -> None:
+    chain = Chain.prepare(root, site(), RUN)
+    (chain.folder / "1.submitted.part").mkdir()
+    assert chain.begin(site()) in slurm.marks()
+
+
+def test_an_image_for_all_pools_is_not_for_the_controller(root: Path) -> None:
+    image = {"image": "/x.sif"}
+    common = Site.model_validate(
+        {"kind": "slurm", "container": image, "pools": POOLS, "controller": {"walltime": "01:00:00"}}
+    )
+    assert common.pools["label"].container is not None
+    assert "apptainer" not in controller_script(common, root, 1)
+    with pytest.raises(ConfigurationError, match="container is given, but the controller calls"):
+        controller_of(site(container=image))
+
+
 def test_a_record_that_cannot_be_read_says_what_to_do(root: Path) -> None:
     (root / "controller").mkdir()
     (root / "controller" / "chain.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="submit the campaign again"):
+    with pytest.raises(ConfigurationError, match=r"cancel the jobs .*`hpcal submit` writes it anew"):
         Chain.of(root)
 
 
@@ -203,7 +241,17 @@ def test_jobs_that_waited_for_workers_to_their_end_are_given_more_time() -> None
 def test_a_job_that_never_began_is_one_that_led_nowhere() -> None:
     silent = [Link(number=n, job_id=str(n), began=None, ended=None) for n in range(3)]
     assert hopeless(silent, 5) is not None
-    assert hopeless(silent, None) is None
+    assert hopeless(silent, None) is not None
+
+
+def test_a_store_that_stays_unreadable_is_no_progress() -> None:
+    unread = links((5, HANDED_OVER), (None, FAILED), (None, FAILED), (None, FAILED))
+    why = hopeless(unread, None)
+    assert why is not None
+    assert "101, 102, 103" in why
+    assert hopeless(unread[:3], None) is None
+    assert hopeless(links((3, FAILED), (4, FAILED), (None, FAILED), (None, DIED)), None) is not None
+    assert hopeless(links((3, FAILED), (3, FAILED), (4, HANDED_OVER), (None, DIED)), None) is None
 
 
 # ── scrontab ─────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +269,6 @@ def test_the_entry_of_scrontab_comes_and_goes(root: Path, slurm: FakeSlurm, tmp_
     cron = site(chain="scrontab", partition="cron")
     chain = Chain.prepare(root, cron, RUN)
     chain.begin(cron)
-    assert scrontab.installed(RUN, 10)
     lines = table.read_text().splitlines()
     assert lines[0] == f"# hpcal {RUN} begins"
     assert "#SCRON --partition=cron" in lines
@@ -233,7 +280,6 @@ def test_the_entry_of_scrontab_comes_and_goes(root: Path, slurm: FakeSlurm, tmp_
     assert table.read_text().count("begins") == 1
     chain.end("over")
     assert table.read_text() == "# my own\n0 * * * * mine\n"
-    assert not scrontab.installed(RUN, 10)
 
 
 def test_a_scrontab_that_is_refused_gives_the_lines_to_put_in_by_hand(root: Path, slurm: FakeSlurm) -> None:
