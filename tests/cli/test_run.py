@@ -152,6 +152,7 @@ def test_a_site_file_is_taken_again_on_resume(own_copy, here):
     assert site["pools"]["label"]["slots"] == 5
 
 
+@pytest.mark.slow
 def test_a_folder_left_by_a_run_killed_at_its_start_is_taken(here):
     (here / "tiny" / "tasks").mkdir(parents=True)
     Store.create(here / "tiny").close()

@@ -394,6 +394,7 @@ def test_a_job_that_lost_the_campaign_leaves_the_chain_alone(slurm, job):
     assert chain().end_reason is None
 
 
+@pytest.mark.slow
 def test_a_successor_that_was_not_taken_is_tried_again(slurm, job, monkeypatch):
     monkeypatch.setattr(controller_job, "_TRY_AGAIN_S", 0.2)
     slurm.refuses("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
@@ -454,6 +455,7 @@ def test_a_folder_that_was_never_submitted_is_an_error(own_copy, capsys):
     assert "hpcal submit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_status_of_a_campaign_that_runs_by_hand_has_no_word_on_the_old_chain(slurm):
     submit()
     hpcal("stop", "tiny")

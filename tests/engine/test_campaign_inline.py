@@ -92,7 +92,7 @@ def start(file: Path, root: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, slow(signal.SIGINT)])
+@pytest.mark.parametrize("number", [slow(signal.SIGKILL), slow(signal.SIGINT)])
 def test_a_run_whose_process_is_signalled_and_resumed_equals_the_uninterrupted_one(
     campaign_file, tmp_path, number
 ):

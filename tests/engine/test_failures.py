@@ -140,6 +140,7 @@ class Told:
         return run_attempt(assignment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [-1e6, pytest.param(1e6, marks=pytest.mark.slow)])
 def test_the_clock_of_a_host_does_not_matter(campaign_file, tmp_path, ahead):
     root = tmp_path / "run"
@@ -456,6 +457,7 @@ def test_the_last_host_to_be_set_aside_stops_the_campaign_with_the_cause(campaig
     assert "no space left" in reason
 
 
+@pytest.mark.slow
 def test_where_no_node_ever_relaxed_a_seed_the_seed_is_not_blamed(campaign_file, tmp_path):
     root = tmp_path / "run"
     with pytest.raises(CampaignFailed, match=r"stage relax: the last 3 tasks failed: no space left"):

@@ -34,6 +34,7 @@ def whole(root) -> None:
 ALL = ("label", "sample", "train", "evaluate", "select", "rescore", "bootstrap", "relax")
 
 
+@pytest.mark.slow
 def test_lost_attempts_are_tried_again_and_nothing_is_labelled_twice(campaign_file, tmp_path):
     run_inline(campaign_file(), tmp_path / "run", Faulty(ALL, 0.3, lost=True))
     whole(tmp_path / "run")
@@ -57,6 +58,7 @@ def test_a_stage_in_which_everything_fails_stops_with_the_cause_and_can_be_resum
     whole(root)
 
 
+@pytest.mark.slow
 def test_what_is_recorded_already_cannot_be_changed(campaign_file, tmp_path):
     from support.campaigns import SLOTS
 

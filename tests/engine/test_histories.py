@@ -43,7 +43,7 @@ def play(seeds: range, folder: Path) -> Any:
     return measure(seeds, folder, folder / "kinds")[0]
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [pytest.param(first, marks=pytest.mark.slow) for first in (0, 20)])
 def test_histories_keep_every_promise(first, folder):
     total = play(range(first, first + 20), folder)
     assert total.commits > 15

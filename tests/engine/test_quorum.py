@@ -209,6 +209,7 @@ def test_below_the_quorum_the_ensemble_fails_and_what_is_out_ends(campaign_file,
     assert missing == [("not needed: ensemble 1 has failed",)] * 2
 
 
+@pytest.mark.slow
 def test_a_stated_quorum_of_all_lets_one_member_fail_the_ensemble(campaign_file, tmp_path, diverging):
     diverging.add(3)
     with pytest.raises(CampaignFailed, match="the last 3 ensembles failed"):
@@ -321,6 +322,7 @@ def test_where_durations_are_virtual_nobody_is_late(campaign_file, tmp_path):
     assert query(root, "SELECT count(*) FROM model WHERE path IS NULL") == [(0,)]
 
 
+@pytest.mark.slow
 def test_the_watch_finds_an_ensemble_below_its_quorum_and_one_that_changes(campaign_file, tmp_path):
     root = tmp_path / "run"
     simulated(campaign_file(stop="{labels: 200, generations: 2}"), root, slowness=12.0)

@@ -37,7 +37,7 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = [flip, pytest.param(cut, marks=pytest.mark.slow), pytest.param(remove, marks=pytest.mark.slow)]
+DAMAGES = [pytest.param(damage, marks=pytest.mark.slow) for damage in (flip, cut, remove)]
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def test_a_worker_without_hpcal_or_any_package(tmp_path: Path) -> None:
     assert found["shared"]["seen"]
 
 
+@pytest.mark.slow
 def test_scratch_may_name_variables_of_the_node(tmp_path: Path) -> None:
     found = answer(tmp_path, scratch="$OWN/deep", OWN=str(tmp_path / "node"))
     assert found["scratch"]["path"] == str(tmp_path / "node" / "deep")

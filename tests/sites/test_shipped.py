@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import tempfile
 from pathlib import Path
 
 import parsl
@@ -69,7 +71,7 @@ def test_it_renders(name: str) -> None:
     scripts = rendered(site)
     assert list(scripts) == list(site.pools)
     for pool, script in scripts.items():
-        assert "/tmp/" not in script.replace("/tmp/venv", "")
+        assert f"{tempfile.gettempdir()}/" not in script.replace(sys.prefix, "")
         assert f"--max_workers_per_node={site.pools[pool].max_workers_per_node} " in script
         assert f"--cpu-affinity {site.pools[pool].cpu_affinity} " in script
         if site.kind != "local":
