@@ -116,6 +116,7 @@ def test_it_is_deterministic(copied):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_old_file_is_refused_afterwards_and_the_difference_is_on_record(copied, at_40):
     root = copied("run")
     assert hpcal("extend", root, "--labels", "60", "--no-run").exit_code == 0
@@ -127,6 +128,7 @@ def test_the_old_file_is_refused_afterwards_and_the_difference_is_on_record(copi
     assert events == [("-  labels: 40\n+  labels: 60",)]
 
 
+@pytest.mark.slow
 def test_without_running_it_waits_for_resume(copied):
     root = copied("run")
     result = hpcal("extend", root, "--labels", "44", "--no-run")

@@ -130,6 +130,7 @@ def test_ctrl_c_ends_watching(own_copy, monkeypatch):
     assert hpcal("status", own_copy, "--watch").exit_code == 0
 
 
+@pytest.mark.slow
 def test_accepted_changes_are_shown(own_copy, edited):
     file = edited(("labels: 32", "labels: 36"), ("generations: 2", "generations: 9"))
     result = hpcal("run", file, "--dir", own_copy, "--accept-changes", "--inline")

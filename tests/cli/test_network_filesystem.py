@@ -54,6 +54,7 @@ def running(here: Path, edited):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_readers_see_what_was_published(running):
     root, _ = running
     status = json.loads(hpcal("status", root, "--json").stdout)

@@ -164,6 +164,7 @@ def test_a_changed_file_is_refused_unless_accepted(slurm):
     assert submit("--accept-changes").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_finished_campaign_says_so_and_submits_nothing(slurm, own_copy):
     result = hpcal("submit", "tiny.yaml", "--site", "cluster.yaml", "--set", "PAYS=me", "--dir", own_copy)
     assert result.exit_code == 0, result.stderr
@@ -437,6 +438,7 @@ def test_its_own_controller_is_asked_to_stop(job, asked):
     assert job(long, left_s=100 if asked == "end of the job" else 3600) == 0
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_not_its_own_is_not_asked_to_stop(job):
     def elsewhere() -> None:
         store = Store.open(Path("tiny"))

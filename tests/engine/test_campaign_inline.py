@@ -68,6 +68,7 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit(campaign_file, tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [slow(1), slow(4), slow(9), 14])
 def test_a_run_stopped_anywhere_and_resumed_equals_the_uninterrupted_one(campaign_file, tmp_path, after):
     file = campaign_file()
@@ -112,6 +113,7 @@ def test_a_run_whose_process_is_signalled_and_resumed_equals_the_uninterrupted_o
     assert content(root) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_changed_campaign_file_is_refused_with_the_difference(campaign_file, tmp_path):
     run_inline(campaign_file(), tmp_path / "run")
     with pytest.raises(ConfigurationError, match=r"(?s)labels: 40.*labels: 50.*--accept-changes"):

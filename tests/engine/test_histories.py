@@ -66,6 +66,7 @@ def test_histories_meet_every_fault_and_die_at_every_step(folder):
     assert total.damaged
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_history(folder):
     for seed in (3, 11, 42):
         once, again = (run_history(seed, folder, folder / "kinds") for _ in range(2))

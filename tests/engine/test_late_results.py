@@ -81,6 +81,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["label", *SLOW])
 def test_an_attempt_that_comes_to_its_end_late_finishes_its_task(campaign_file, tmp_path, calls, kind):
     file, root = campaign_file(), tmp_path / "run"

@@ -309,6 +309,7 @@ def test_a_late_member_is_not_waited_for_and_dropped_when_it_comes(campaign_file
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_member_a_little_slower_than_the_others_is_waited_for(campaign_file, tmp_path):
     root = tmp_path / "run"
     simulated(campaign_file(stop=LONG), root, slowness=1.5)
