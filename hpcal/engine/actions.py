@@ -10,7 +10,7 @@ from math import ceil
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.settings import draw
 from hpcal.core.walker import Split
-from hpcal.engine import plan, quorum
+from hpcal.engine import plan
 from hpcal.engine.context import Context
 from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive, stream
@@ -93,12 +93,6 @@ def _training(
     task = _task(session, context, "train", "train", inputs, units=len(members))
     ensembles.assign(session, ensemble.id, [m.index for m in members], task.id)
     return task
-
-
-@apply.register
-def _(action: plan.GoOn, session: Session, context: Context) -> list[TaskRow]:
-    quorum.go_on(session, context, action.ensemble_id)
-    return []
 
 
 def _add_shard(session: Session, context: Context, last_seq: int) -> None:

@@ -106,6 +106,8 @@ class Completions:
         )
         self._sweep()
         messages += self.late(look=True)
+        with self._context.store.write() as session:
+            messages += quorum.settle_open(session, self._context)
         return [*messages, *self._mended()]
 
     def _sweep(self) -> None:
@@ -249,8 +251,8 @@ class Completions:
         for task, seconds in done:
             tasks.finish(task, seconds, epoch=self._context.store.epoch)
         give_back(session, [task for task, _ in done])
-        given_up = [one.task for one in ended if one.task.state is TaskState.FAILED]
-        return messages + quorum.settle_all(session, self._context, given_up)
+        over = [one.task for one in ended if _over(one.task)]
+        return messages + quorum.settle_all(session, self._context, over)
 
     def _spool(self, attempt: AttemptRow) -> Path:
         return self._context.folders.root / (attempt.spool or "")
@@ -287,6 +289,7 @@ class Completions:
             tasks.end_attempt(attempt, TaskState.DONE, "done; its results came late")
             tasks.finish(task, None, epoch=self._context.store.epoch)
             give_back(session, [task])
+            messages += quorum.settle_all(session, self._context, [task])
             after.gone.append(path)
             after.forgotten.append(attempt.id)
         elif attempt.id not in after.forgotten:

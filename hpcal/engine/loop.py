@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 from hpcal.core.codec import pack
 from hpcal.core.errors import CampaignFailed, FencedError, Interrupted, StoreError
-from hpcal.engine import actions, repair, snapshot
+from hpcal.engine import actions, quorum, repair, snapshot
 from hpcal.engine.completions import Completions
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Assignment
 from hpcal.engine.payloads import payload
-from hpcal.engine.plan import Fail, Finish, plan
+from hpcal.engine.plan import Fail, Finish, GoOn, plan
 from hpcal.engine.tasks import STAGES
 from hpcal.engine.view import View
 from hpcal.store import campaigns, tasks
@@ -106,6 +106,7 @@ class Controller:
             if context.dispatcher.virtual:
                 campaigns.campaign(session).planned = tasks.ended(session)
             made: list[TaskRow] = []
+            said: list[str] = []
             for action in plan(view, context.spec):
                 if isinstance(action, Finish):
                     campaigns.move(session, CampaignState.FINISHED, action.reason)
@@ -114,6 +115,9 @@ class Controller:
                     campaigns.move(session, CampaignState.FAILED, action.reason)
                     failure = action.reason
                     break
+                if isinstance(action, GoOn):
+                    said.append(quorum.go_on(session, context, action.ensemble_id))
+                    continue
                 made += actions.apply(action, session, context)
             else:
                 failure = None
@@ -121,6 +125,7 @@ class Controller:
             assignments = [self._assign(session, task) for task in going]
         if failure is not None:
             raise CampaignFailed(failure)
+        self._say(said)
         for assignment in assignments:
             self._submit(assignment)
         self._observer.update(view)

@@ -34,16 +34,22 @@ def give_up(session: Session, task: TaskRow, failure: FailureClass, why: str) ->
             ensembles.move(ensemble, EnsembleState.FAILED)
 
 
-def settle_all(session: Session, context: Context, given_up: Sequence[TaskRow]) -> list[str]:
-    """What follows for the ensembles in training from tasks that were given up."""
-    ids = sorted({int(task.inputs["ensemble_id"]) for task in given_up if task.kind == "train"})
+def settle_all(session: Session, context: Context, ended: Sequence[TaskRow]) -> list[str]:
+    """What follows for the ensembles in training from tasks that have ended or were given up."""
+    ids = sorted({int(task.inputs["ensemble_id"]) for task in ended if task.kind == "train"})
     return [text for i in ids for text in settle(session, context, ensembles.get(session, i))]
+
+
+def settle_open(session: Session, context: Context) -> list[str]:
+    """The same for all ensembles in training, as when the quorum was changed while no controller ran."""
+    return [text for row in ensembles.in_training(session) for text in settle(session, context, row)]
 
 
 def settle(session: Session, context: Context, ensemble: EnsembleRow) -> list[str]:
     """Whether an ensemble in training is trained, or has failed, by what became of its members.
 
-    Tasks that are still out for one that is decided end here, without a result.
+    To be called when tasks that end now are closed: those that are still out for an ensemble that is
+    decided end here, without a result.
     """
     if ensemble.state is EnsembleState.TRAINING:
         members = ensembles.members_of(session, ensemble.id)

@@ -14,7 +14,6 @@ from typing import Final
 from hpcal.core.fingerprint import TOLERANCE_A
 from hpcal.core.protocols import MemberResult
 from hpcal.core.walker import Candidate, SampleResult, Split
-from hpcal.engine import quorum
 from hpcal.engine.completed import Completed, Record
 from hpcal.engine.context import Context
 from hpcal.engine.decide import decide
@@ -105,7 +104,7 @@ def _train(done: Completed) -> list[str]:
         result = MemberResult(**{**value, "path": path, "trained_on": tuple(value["trained_on"])})
         ensembles.add_member(session, ensemble.id, result, task_id=task.id)
     session.flush()
-    return quorum.settle(session, context, ensemble)
+    return []
 
 
 def _relative(path: str, context: Context) -> str:

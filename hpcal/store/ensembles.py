@@ -136,6 +136,12 @@ def mark_missing(session: Session, ensemble_id: int, members: Iterable[int], why
     return [row.member for row in gone]
 
 
+def in_training(session: Session) -> list[EnsembleRow]:
+    """Ensembles of which members are still to come."""
+    found = select(EnsembleRow).where(EnsembleRow.state == EnsembleState.TRAINING).order_by(EnsembleRow.id)
+    return list(session.scalars(found))
+
+
 def outstanding_trainings(session: Session, ensemble_id: int) -> list[TaskRow]:
     """Tasks that train members of an ensemble for the first time and have not come to their end."""
     ids = {row.task_id for row in members_of(session, ensemble_id)}

@@ -131,7 +131,7 @@ def run(file: Path, root: Path, carry_out=run_attempt, slots=APART) -> str:
     dispatcher = InlineDispatcher(slots, carry_out)
     spec = read_campaign(file)
     if Store.begun(root):
-        context = take_up(root, dispatcher, spec=spec)
+        context = take_up(root, dispatcher, spec=spec, accept_changes=True)
     else:
         context, _ = begin(spec, root, dispatcher, SITE)
     try:
@@ -195,6 +195,35 @@ def test_a_campaign_without_a_member_is_the_same_after_an_interruption(campaign_
             run(file, tmp_path / "run", StopAfter(after))
     run(file, tmp_path / "run")
     assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+class StopAtTraining:
+    """Carries assignments out and asks for a stop before a training of a member begins."""
+
+    def __init__(self, member: int) -> None:
+        self.member = member
+
+    def __call__(self, assignment):
+        if assignment.kind == "train":
+            inputs = unpack(Path(assignment.payload).read_bytes())
+            if inputs["members"][0]["index"] == self.member:
+                Path(assignment.stop_file).touch()
+        return run_attempt(assignment)
+
+
+@pytest.mark.parametrize("member", [1, 3])
+def test_a_quorum_that_is_raised_in_the_middle_fails_the_ensemble_and_not_the_campaign(
+    campaign_file, tmp_path, diverging, member
+):
+    """Member 0 has diverged, the others are out; from now on all are wanted."""
+    diverging.add(0)
+    file, root = campaign_file(stop="{labels: 30, generations: 1}"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(file, root, StopAtTraining(member))
+    diverging.clear()
+    run(with_quorum(file, 4), root)
+    assert query(root, "SELECT state FROM ensemble ORDER BY id")[:2] == [("failed",), ("promoted",)]
+    assert query(root, "SELECT count(*) FROM task WHERE state IN ('queued', 'dispatched')") == [(0,)]
 
 
 def test_below_the_quorum_the_ensemble_fails_and_what_is_out_ends(campaign_file, tmp_path, diverging):
