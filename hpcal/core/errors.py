@@ -97,3 +97,13 @@ class TaskFailure(HpcalError):
     def __init__(self, failure_class: FailureClass, message: str) -> None:
         super().__init__(message)
         self.failure_class = failure_class
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was not enough memory, on the host or on a GPU.
+
+    PyTorch has a class of its own for GPUs, and on the host raises a plain RuntimeError.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

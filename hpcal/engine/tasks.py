@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline, StopFile
-from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
+from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure, out_of_memory
 from hpcal.engine.dispatch import Assignment, Report, here, now
 from hpcal.engine.spool import SpoolWriter
 from hpcal.engine.work.context import Work, WorkInterrupted
@@ -75,11 +75,11 @@ def run_attempt(assignment: Assignment) -> Report:
         return report(str(error), failure=FailureClass.INPUT, damaged=True)
     except InputError as error:
         return report(str(error), failure=FailureClass.INPUT)
-    except MemoryError:
-        return report("out of memory; give the pool's workers more of it", failure=FailureClass.RESOURCE)
     except OSError as error:
         return report(f"{error}; the disk or file system of the node failed", failure=FailureClass.NODE)
-    except Exception:  # a fault of hpcal or of a plugin must reach the store, whatever it is
+    except Exception as error:  # a fault of hpcal or of a plugin must reach the store, whatever it is
+        if out_of_memory(error):
+            return report("out of memory; give the pool's workers more of it", failure=FailureClass.RESOURCE)
         text = traceback.format_exc()
         _keep(Path(assignment.log), text)
         return report(text, failure=FailureClass.BUG)

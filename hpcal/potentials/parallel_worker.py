@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 
 from hpcal.core.deadline import Deadline
-from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure, out_of_memory
 from hpcal.potentials import files
 from hpcal.potentials.ani import ANISettings
 from hpcal.potentials.parallel import FAULT, ORDER, STOP, Run, read_run
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     own = None
     try:
-        run = read_run(folder)
+        run = _handed_over(folder)
         own = place(os.environ, run.ranks)
         _take_part(folder, run, own)
     except Exception as error:  # whatever it is, the worker has to say it
@@ -53,6 +53,14 @@ def main(arguments: list[str]) -> int:
             _leave_word(folder, own, error)
         return 0 if isinstance(error, TaskFailure) else 1
     return 0
+
+
+def _handed_over(folder: Path) -> Run:
+    """What the worker has just written; where it cannot be read, this node's file system is at fault."""
+    try:
+        return read_run(folder)
+    except FormatError as error:
+        raise OSError(str(error)) from error
 
 
 def _take_part(folder: Path, run: Run, own: Place) -> None:
@@ -141,7 +149,7 @@ def _said(error: Exception, rank: int) -> tuple[FailureClass, str]:
             return error.failure_class, str(error)
         case InputError():
             return FailureClass.INPUT, str(error)
-        case MemoryError() | torch.OutOfMemoryError():
+        case _ if out_of_memory(error):
             text = f"{where} is out of memory; give the pool more nodes or lower jacobian_memory_GB"
             return FailureClass.RESOURCE, text
         case OSError():

@@ -458,3 +458,11 @@ def test_out_of_memory_and_lost_connections_have_their_class():
     assert _said(OSError("no space left"), 1)[0] is FailureClass.NODE
     assert _of_another(RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
     assert not _of_another(RuntimeError("shapes differ"))
+
+
+def test_what_a_rank_cannot_read_is_the_fault_of_its_node(tmp_path):
+    from hpcal.potentials import parallel_worker
+
+    with pytest.raises(OSError, match="order") as caught:
+        parallel_worker._handed_over(tmp_path)
+    assert parallel_worker._said(caught.value, 1)[0] is FailureClass.NODE
