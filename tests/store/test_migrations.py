@@ -261,3 +261,30 @@ def test_the_command_says_what_it_did(tmp_path):
     assert f"schema 1 to {SCHEMA_VERSION}" in result.stdout
     assert "store.schema-1.db" in result.stdout
     assert json.loads(CliRunner().invoke(cli, ["status", str(tmp_path), "--json"]).stdout)["name"] == "old"
+
+
+def test_members_in_training_learn_which_task_trains_them(tmp_path):
+    """Schema 3: of an ensemble in the middle, one member is there and two are out."""
+    db = at_schema(tmp_path / "old", "2")
+    db.execute("PRAGMA foreign_keys = OFF")
+
+    def row(table: str, **columns) -> None:
+        needed = [(c[1], c[2]) for c in db.execute(f"PRAGMA table_info({table})") if c[3] and c[4] is None]
+        other = {name: "{}" if kind == "JSON" else 0 for name, kind in needed if name not in columns}
+        insert(db, table, **other, **columns)
+
+    for task, state, member in ((5, "done", 0), (6, "dispatched", 1), (7, "queued", 2)):
+        inputs = json.dumps({"ensemble_id": 3, "members": [{"index": member, "seed": 1}]})
+        row("task", id=task, kind="train", state=state, inputs=inputs)
+    row("task", id=8, kind="label", state="queued", inputs=json.dumps({"structure_ids": [1]}))
+    for member, task in ((0, 5), (1, None), (2, None)):
+        row("model", id=member + 1, ensemble_id=3, member=member, task_id=task)
+    db.commit()
+    db.close()
+    db = at_schema(tmp_path / "old", "3")
+    assert db.execute("SELECT member, task_id, missing FROM model ORDER BY member").fetchall() == [
+        (0, 5, None),
+        (1, 6, None),
+        (2, 7, None),
+    ]
+    db.close()
