@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from hpcal.cli.folders import reading
-from hpcal.cli.leftovers import NAMES, beating, end_leftovers, kinds_of
+from hpcal.cli.leftovers import NAMES, end_leftovers, kinds_of
 from hpcal.cli.run import Machine
 from hpcal.core.errors import CampaignFailed, CampaignHeld, HpcalError
 from hpcal.engine.context import Folders
+from hpcal.engine.loop import beating
 from hpcal.sites.chain import Chain
 from hpcal.sites.scheduler import SchedulerError
 from hpcal.sites.strays import scheduler_of, stray_jobs, strays

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from hpcal.core.errors import FencedError, StoreError
 from hpcal.sites.chain import Chain
 from hpcal.sites.strays import JOBS_GONE_S, EndedJobs, end_stray_jobs, end_strays, scheduler_kinds
-from hpcal.store.database import Store
-from hpcal.store.lease import BEAT_SECONDS
 
 NAMES: Final = {"slurm": "Slurm", "pbs": "PBS"}
 
@@ -58,26 +53,3 @@ def _said(kind: str, ended: EndedJobs) -> Iterator[str]:
             f"{JOBS_GONE_S:.0f} s, as on a node that does not answer; going on: what they still finish is "
             "taken, once"
         )
-
-
-@contextmanager
-def beating(store: Store) -> Iterator[None]:
-    """Shows that this process lives and holds the campaign while it waits for something else."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT_SECONDS):
-            try:
-                store.beat()
-            except FencedError:
-                return
-            except StoreError:
-                continue  # a full disk or a long lock may pass
-
-    thread = threading.Thread(target=beat, name="lease-of-waiting", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -21,7 +21,7 @@ from hpcal.core.errors import CampaignFailed, HpcalError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import BlockEnd, Dispatcher, InlineDispatcher
-from hpcal.engine.loop import Controller
+from hpcal.engine.loop import Controller, beating
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
 from hpcal.engine.tasks import run_attempt
@@ -147,7 +147,7 @@ def _carry_on(context: Context, machine: Machine, root: Path) -> None:
 
 def _end_strays(context: Context, former: Mapping[str, Any], machine: Machine) -> None:
     """Ends what a dead controller of this campaign has left running, so that it is not adopted twice."""
-    from hpcal.cli.leftovers import beating, end_leftovers, kinds_of
+    from hpcal.cli.leftovers import end_leftovers, kinds_of
 
     with context.store.session() as session:
         run_id = campaigns.campaign(session).run_id

@@ -22,6 +22,7 @@ from hpcal.engine.plan import Fail, Finish, GoOn, plan
 from hpcal.engine.tasks import STAGES
 from hpcal.engine.view import View
 from hpcal.store import campaigns, tasks
+from hpcal.store.database import Store
 from hpcal.store.lease import BEAT_SECONDS
 from hpcal.store.session import Session
 from hpcal.store.tables import TaskRow
@@ -79,7 +80,7 @@ class Controller:
         context.folders.stop_file.unlink(missing_ok=True)
         with context.store.write() as session:
             campaigns.move(session, CampaignState.RUNNING)
-        with repair.disk_told(context.folders.root), self._heartbeat(), self._signals():
+        with repair.disk_told(context.folders.root), beating(context.store), self._signals():
             self._say(self._completions.recover())
             self._dispatch_queued()
             return self._loop()
@@ -231,28 +232,28 @@ class Controller:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextmanager
-    def _heartbeat(self) -> Iterator[None]:
-        """Shows that this controller lives, also while it is busy."""
-        ended = threading.Event()
-        store = self._context.store
 
-        def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
-                try:
-                    store.beat()
-                except FencedError:
-                    return
-                except StoreError:
-                    continue  # a full disk or a long lock may pass
+@contextmanager
+def beating(store: Store) -> Iterator[None]:
+    """Shows that this process lives and holds the campaign, also while it is busy or waits."""
+    ended = threading.Event()
 
-        thread = threading.Thread(target=beat, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                store.beat()
+            except FencedError:
+                return
+            except StoreError:
+                continue  # a full disk or a long lock may pass
+
+    thread = threading.Thread(target=beat, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def request_stop(root: Path) -> None:
