@@ -19,7 +19,7 @@ pools:
   train:  {{gpus_per_node: 1, {beats}}}
 """
 BEATS = "heartbeat_period: 2, heartbeat_threshold: 20"
-NODES = {"cpu1": {"ncpus": 8}, "gpu1": {"ncpus": 8, "ngpus": 2}}
+NODES = {"cpu1": {"ncpus": 8, "ngpus": 0}, "gpu1": {"ncpus": 8, "ngpus": 2}}
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,7 @@ def schedule(jobs: dict[str, Job]) -> None:
 
 
 def free(jobs: dict[str, Job], nodes: dict[str, Any]) -> dict[str, Any]:
-    left = {name: dict(node) for name, node in nodes.items()}
+    left = {name: {"ncpus": 0, "ngpus": 0} | node for name, node in nodes.items()}
     for job in jobs.values():
         if job["state"] in "RE":
             for chunk in job["placed"]:
@@ -169,7 +169,7 @@ def start(job: Job, placed: list[dict[str, Any]], jobs: dict[str, Job]) -> None:
     used = {g for other in jobs.values() if other["state"] in "RE" for g in other.get("gpus", [])}
     gpus: list[str] = []
     for chunk in placed:
-        names = [f"{chunk['node']}:{i}" for i in range(settings()["nodes"][chunk["node"]]["ngpus"])]
+        names = [f"{chunk['node']}:{i}" for i in range(settings()["nodes"][chunk["node"]].get("ngpus", 0))]
         gpus += [name for name in names if name not in used and name not in gpus][: chunk["ngpus"]]
     parts = [
         f"({c['node']}:ncpus={c['ncpus']}" + f":ngpus={c['ngpus']}" * bool(c["ngpus"]) + ")" for c in placed
