@@ -82,7 +82,7 @@ class Run:
         until: when to stop, in seconds since the epoch, or None. Clocks of nodes agree to well
             below the margin of a deadline; the worker asks for the stop by its own, too.
         steps: budget of steps, or None.
-        host, pid: the worker.
+        host, pid, namespace: the worker, and where its process is seen (:func:`pid_namespace`).
     """
 
     order: Order
@@ -93,6 +93,7 @@ class Run:
     steps: int | None
     host: str
     pid: int
+    namespace: str
 
 
 def train(
@@ -141,8 +142,17 @@ def _hand_over(
             "steps": deadline.steps,
             "host": gethostname(),
             "pid": os.getpid(),
+            "namespace": pid_namespace(),
         },
     )
+
+
+def pid_namespace() -> str:
+    """Name of the set of processes that this one sees; a container has one of its own (Linux)."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def read_run(folder: Path) -> Run:
@@ -160,7 +170,7 @@ def read_run(folder: Path) -> Run:
         fingerprint=content["fingerprint"],
         every=content["every"],
     )
-    same = {name: content[name] for name in ("ranks", "until", "steps", "host", "pid")}
+    same = {name: content[name] for name in ("ranks", "until", "steps", "host", "pid", "namespace")}
     data = read_shard(folder / DATA, content["data"])
     return Run(order=order, dataset=data, checkpoint=folder.parent, **same)
 

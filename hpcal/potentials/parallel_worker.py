@@ -29,7 +29,7 @@ from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure, out_of_memory
 from hpcal.potentials import files
 from hpcal.potentials.ani import ANISettings
-from hpcal.potentials.parallel import FAULT, ORDER, STOP, Run, read_run
+from hpcal.potentials.parallel import FAULT, ORDER, STOP, Run, pid_namespace, read_run
 from hpcal.potentials.ranks import Group
 from hpcal.potentials.rendezvous import Meeting, Place, meet, place
 from hpcal.potentials.training import ANITrainer
@@ -101,8 +101,8 @@ class _Asked:
     _next: float = 0.0
 
     def __post_init__(self) -> None:
-        # Only on the same host, and only where its processes are seen at all.
-        self._watch = self.run.host == gethostname() and _runs(self.run.pid)
+        # Only on the same host, and only where its processes are seen at all, as not from a container.
+        self._watch = (self.run.host, self.run.namespace) == (gethostname(), pid_namespace())
 
     def __call__(self) -> bool:
         now = time.monotonic()
