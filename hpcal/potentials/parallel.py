@@ -36,8 +36,9 @@ from typing import Any, Final
 
 from hpcal.core.dataset import PER_ATOM, PER_STRUCTURE, Dataset
 from hpcal.core.deadline import Deadline
-from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
 from hpcal.core.launch import RankLauncher, child_environment
+from hpcal.core.parent import ends_with_this_process
 from hpcal.core.protocols import MemberResult, MemberSpec
 from hpcal.exchange.hdf5 import read_shard, write_shard
 from hpcal.potentials import files, fitting
@@ -102,8 +103,9 @@ def train(
     """Trains on the ranks of a launcher.
 
     Raises:
-        InputError, TaskFailure: what the ranks ended with. A lost rank is of class node; the next
-            call goes on from the last checkpoint.
+        FormatError: a file that the ranks go on from is damaged.
+        InputError, TaskFailure: what else the ranks ended with. A lost rank is of class node; the
+            next call goes on from the last checkpoint.
     """
     checkpoint.mkdir(parents=True, exist_ok=True)
     for earlier in checkpoint.glob(f"{_FOLDER}*"):
@@ -198,6 +200,8 @@ def _run(argv: Sequence[str], folder: Path, deadline: Deadline) -> _Ending:
                 env=_environment(),
                 # A group of their own, which can be ended as one.
                 start_new_session=True,
+                # Ranks on other hosts do not see a worker that was killed; their launcher ends them.
+                preexec_fn=ends_with_this_process(signal.SIGTERM),  # noqa: PLW1509
             )
         except OSError as error:
             raise TaskFailure(
@@ -257,7 +261,7 @@ def _failure(folder: Path, launcher: RankLauncher, ending: _Ending) -> TaskFailu
         first = faults[0]
         message = first["message"]
         if first["class"] == FailureClass.INPUT:
-            return InputError(message)
+            return FormatError(message) if first["damaged"] else InputError(message)
         # The traceback of a bug is kept, as for any other task; its last line says what it was.
         text = f"{first['trace']}\n{message}" if first["class"] == FailureClass.BUG else message
         return TaskFailure(FailureClass(first["class"]), text)

@@ -134,6 +134,7 @@ def _leave_word(folder: Path, own: Place | None, error: Exception) -> None:
         "rank": rank,
         "class": kind,
         "message": message,
+        "damaged": isinstance(error, FormatError),
         "lost": _of_another(error),
         "trace": "".join(traceback.format_exception(error)).strip(),
     }

@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from hpcal.core.deadline import Deadline
-from hpcal.core.errors import FailureClass, InputError, TaskFailure
+from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
+from hpcal.core.launch import RankLauncher
 from hpcal.core.protocols import MemberSpec
 from hpcal.potentials import files, parallel, rendezvous, training
 from hpcal.potentials.ani import ANI
@@ -286,6 +287,34 @@ def test_ranks_end_when_their_worker_is_killed(water, tmp_path, ranks):
     wait_until(lambda: not any(alive(pid) for pid in own))
 
 
+ORPHAN = """
+from pathlib import Path
+from hpcal.core.deadline import Deadline
+from hpcal.potentials import parallel
+parallel._run(["sh", "-c", "echo $$ > launcher; exec sleep 600"], Path.cwd(), Deadline())
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the kernel tells of a parent's end on Linux"
+)
+def test_the_launcher_ends_when_its_worker_is_killed(tmp_path):
+    """It may have ranks on other hosts, which do not see the worker."""
+    worker = subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=tmp_path)
+    launcher = tmp_path / "launcher"
+    try:
+        wait_until(lambda: launcher.exists() and launcher.read_text().strip())
+    finally:
+        worker.kill()
+        worker.wait()
+    pid = int(launcher.read_text())
+    try:
+        wait_until(lambda: not alive(pid), seconds=10.0)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -455,6 +484,9 @@ def test_out_of_memory_and_lost_connections_have_their_class():
 
     assert _said(MemoryError(), 1)[0] is FailureClass.RESOURCE
     assert _said(torch.OutOfMemoryError("CUDA out of memory"), 1)[0] is FailureClass.RESOURCE
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert _said(caught.value, 1)[0] is FailureClass.RESOURCE
     assert _said(OSError("no space left"), 1)[0] is FailureClass.NODE
     assert _of_another(RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
     assert not _of_another(RuntimeError("shapes differ"))
@@ -466,3 +498,38 @@ def test_what_a_rank_cannot_read_is_the_fault_of_its_node(tmp_path):
     with pytest.raises(OSError, match="order") as caught:
         parallel_worker._handed_over(tmp_path)
     assert parallel_worker._said(caught.value, 1)[0] is FailureClass.NODE
+
+
+def test_a_damaged_copy_of_the_data_is_the_fault_of_its_node(water, tmp_path):
+    from hpcal.potentials import parallel_worker
+
+    order = parallel.Order(
+        settings={}, elements=(1, 8), seed=1, members=tuple(SPECS), fingerprint="f", every=1.0
+    )
+    parallel._hand_over(tmp_path, RankLauncher(command=("run",), ranks=2), order, water, Deadline())
+    assert parallel_worker._handed_over(tmp_path).order == order
+    data = tmp_path / parallel.DATA
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(OSError, match="data.h5") as caught:
+        parallel_worker._handed_over(tmp_path)
+    assert parallel_worker._said(caught.value, 1)[0] is FailureClass.NODE
+
+
+@pytest.mark.parametrize("kind_of_error", [FormatError, InputError])
+def test_a_damaged_file_that_training_goes_on_from_is_known_as_such(kind_of_error, tmp_path):
+    from hpcal.potentials.parallel_worker import _leave_word
+
+    _leave_word(tmp_path, Place(rank=1, size=2, local=None), kind_of_error("models/member-1 is bad"))
+    launcher = RankLauncher(command=("run",), ranks=2)
+    found = parallel._failure(tmp_path, launcher, parallel._Ending(status=1))
+    assert (type(found), str(found)) == (kind_of_error, "models/member-1 is bad")
+
+
+@pytest.mark.slow
+def test_ranks_say_which_file_they_could_not_go_on_from(water, tmp_path, trained, ranks):
+    (start,) = trained(kind(epochs=1), water, tmp_path / "cold", members=1)
+    path = Path(start.path)
+    path.write_bytes(path.read_bytes()[:-1])
+    ranks(2)
+    with pytest.raises(FormatError, match=f"{path} is damaged"):
+        trained(kind(epochs=1), water, tmp_path / "warm", members=1, start_from=start.path)
