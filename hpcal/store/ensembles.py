@@ -126,14 +126,13 @@ def assign(session: Session, ensemble_id: int, members: Iterable[int], task_id: 
             row.task_id = task_id
 
 
-def mark_missing(session: Session, ensemble_id: int, members: Iterable[int], why: str) -> list[int]:
-    """Says why an ensemble goes on without some members; returns those that are not there indeed."""
+def mark_missing(session: Session, ensemble_id: int, members: Iterable[int], why: str) -> None:
+    """Says why an ensemble goes on without some members, as far as they are not there after all."""
     chosen = set(members)
-    gone = [m for m in members_of(session, ensemble_id) if m.member in chosen and m.path is None]
-    for row in gone:
-        row.missing = why
+    for row in members_of(session, ensemble_id):
+        if row.member in chosen and row.path is None:
+            row.missing = why
     session.flush()
-    return [row.member for row in gone]
 
 
 def in_training(session: Session) -> list[EnsembleRow]:

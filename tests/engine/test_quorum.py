@@ -223,6 +223,9 @@ def test_a_quorum_that_is_raised_in_the_middle_fails_the_ensemble_and_not_the_ca
     diverging.clear()
     run(with_quorum(file, 4), root)
     assert query(root, "SELECT state FROM ensemble ORDER BY id")[:2] == [("failed",), ("promoted",)]
+    # It failed before anything went out again: those that were out are not trained for nothing.
+    rest = f"SELECT missing FROM model WHERE ensemble_id = 1 AND member >= {member}"
+    assert query(root, rest) == [("not needed: ensemble 1 has failed",)] * (4 - member)
     assert query(root, "SELECT count(*) FROM task WHERE state IN ('queued', 'dispatched')") == [(0,)]
 
 
@@ -273,8 +276,11 @@ def clock_of(world: World):
         yield
 
 
-def simulated(file: Path, root: Path, slowness: float, *, virtual: bool = False) -> None:
-    """Runs a campaign on virtual hosts; member 3 is trained on a slow one. Every promise is watched."""
+def simulated(file: Path, root: Path, slowness: float, *, virtual: bool = False) -> list[str]:
+    """Runs a campaign on virtual hosts and watches every promise; what it said.
+
+    Member 3 is trained on a slow host.
+    """
     spec = read_campaign(file)
     nature = Nature(seed=1, level=build_labeler(spec).level)
     world = World(rng=random.Random(5), nature=nature, rates=NO_FAULTS)
@@ -293,23 +299,27 @@ def simulated(file: Path, root: Path, slowness: float, *, virtual: bool = False)
         context, _ = begin(spec, root, dispatcher, SITE)
         watch = Watch(root, nature, spec.quorum)
         world.on_work = watch.spent
+        watching = Watching(watch)
         try:
-            Controller(context, Watching(watch)).run()
+            Controller(context, watching).run()
             watch.look()
         finally:
             watch.close()
             context.store.release()
             context.store.close()
+    return watching.said
 
 
 class Watching:
-    """Looks at the store whenever the planner has seen it."""
+    """Looks at the store whenever the planner has seen it, and keeps what is said."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
+        self.said: list[str] = []
 
     def message(self, text: str) -> None:
-        """Nothing to do."""
+        """Keeps it."""
+        self.said.append(text)
 
     def update(self, view: View) -> None:
         self.watch.look()
@@ -320,11 +330,13 @@ LONG = "{labels: 200, generations: 4}"
 
 def test_a_late_member_is_not_waited_for_and_dropped_when_it_comes(campaign_file, tmp_path):
     root = tmp_path / "run"
-    simulated(campaign_file(stop=LONG), root, slowness=12.0)
+    said = simulated(campaign_file(stop=LONG), root, slowness=12.0)
     missing = query(root, "SELECT ensemble_id, member, missing FROM model WHERE missing IS NOT NULL")
     # The first one is waited for: nothing else happens meanwhile, and a virtual clock jumps.
     assert [row[:2] for row in missing] == [(2, 3), (3, 3), (4, 3)]
     assert missing[0][2] == "late: generation 2 went on with 3 of 4 members"
+    why = f"without members 3 ({missing[0][2]})"
+    assert [text.split(" trained: ")[0] for text in said if why in text] == ["generation 2"]
     late = query(root, "SELECT task_id, message, data FROM event WHERE kind = 'late_member' ORDER BY id")
     assert late
     task, message, data = late[0]
