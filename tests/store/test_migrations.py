@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import partial
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -12,14 +14,16 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, MetaData, create_engine, event, text
 
 from hpcal.cli.main import cli
 from hpcal.core.errors import CampaignHeld, InputError
 from hpcal.core.fingerprint import fingerprint
 from hpcal.core.structure import Structure
-from hpcal.store import campaigns, queries, structures
+from hpcal.store import campaigns, ensembles, queries, structures
+from hpcal.store.connect import writer
 from hpcal.store.database import Store
+from hpcal.store.location import Location
 from hpcal.store.migrate import migrate
 from hpcal.store.tables import SCHEMA_VERSION, Base
 
@@ -263,28 +267,64 @@ def test_the_command_says_what_it_did(tmp_path):
     assert json.loads(CliRunner().invoke(cli, ["status", str(tmp_path), "--json"]).stdout)["name"] == "old"
 
 
-def test_members_in_training_learn_which_task_trains_them(tmp_path):
-    """Schema 3: of an ensemble in the middle, one member is there and two are out."""
-    db = at_schema(tmp_path / "old", "2")
-    db.execute("PRAGMA foreign_keys = OFF")
+@pytest.fixture
+def in_training(tmp_path) -> Path:
+    """A campaign of schema 2 in SQLite or PostgreSQL: one member of three is there, two are out."""
+    at_schema(tmp_path / "made", "2").close()
+    made = create_engine(f"sqlite:///{tmp_path / 'made' / 'store.db'}")
+    tables = MetaData()
+    event.listen(tables, "column_reflect", any_database)
+    tables.reflect(made)
+    made.dispose()
+    location = Location.new(tmp_path / "old")
+    engine = writer(location)
+    with engine.begin() as connection:
+        if location.schema is not None:
+            connection.execute(text(f'CREATE SCHEMA "{location.schema}"'))
+        tables.create_all(connection)
+        connection.execute(tables.tables["alembic_version"].insert().values(version_num="2"))
+        add = partial(add_row, connection, tables)
+        add("campaign", id=1, schema_version=2, state="stopped")
+        add("level_of_theory", id=1)
+        add("dataset", id=1, level_of_theory_id=1)
+        add("ensemble", id=3, dataset_id=1, state="training")
+        for task, state, member in ((5, "done", 0), (6, "dispatched", 1), (7, "queued", 2)):
+            inputs = {"ensemble_id": 3, "members": [{"index": member, "seed": 1}]}
+            add("task", id=task, kind="train", state=state, inputs=inputs)
+        add("task", id=8, kind="label", state="queued", inputs={"structure_ids": [1]})
+        add("model", id=1, ensemble_id=3, member=0, task_id=5, path="models/m0", sha256="0")
+        add("model", id=2, ensemble_id=3, member=1)
+        add("model", id=3, ensemble_id=3, member=2)
+    engine.dispose()
+    return tmp_path / "old"
 
-    def row(table: str, **columns) -> None:
-        needed = [(c[1], c[2]) for c in db.execute(f"PRAGMA table_info({table})") if c[3] and c[4] is None]
-        other = {name: "{}" if kind == "JSON" else 0 for name, kind in needed if name not in columns}
-        insert(db, table, **other, **columns)
 
-    for task, state, member in ((5, "done", 0), (6, "dispatched", 1), (7, "queued", 2)):
-        inputs = json.dumps({"ensemble_id": 3, "members": [{"index": member, "seed": 1}]})
-        row("task", id=task, kind="train", state=state, inputs=inputs)
-    row("task", id=8, kind="label", state="queued", inputs=json.dumps({"structure_ids": [1]}))
-    for member, task in ((0, 5), (1, None), (2, None)):
-        row("model", id=member + 1, ensemble_id=3, member=member, task_id=task)
-    db.commit()
-    db.close()
-    db = at_schema(tmp_path / "old", "3")
-    assert db.execute("SELECT member, task_id, missing FROM model ORDER BY member").fetchall() == [
-        (0, 5, None),
-        (1, 6, None),
-        (2, 7, None),
-    ]
-    db.close()
+def any_database(_inspector: object, _table: object, column: dict) -> None:
+    """The steps to schema 2 run in SQLite only; their tables are wanted in PostgreSQL too."""
+    column["type"] = column["type"].as_generic()
+
+
+def add_row(connection: Connection, tables: MetaData, name: str, **columns) -> None:
+    """Inserts a row; columns that need a value and are not given one are empty, or nought."""
+    table = tables.tables[name]
+    empty: dict[type, object] = {str: "", dict: {}}
+    needed = [c for c in table.columns if not c.nullable and c.server_default is None]
+    other = {c.name: empty.get(c.type.python_type, 0) for c in needed if c.name not in columns}
+    connection.execute(table.insert().values(**other, **columns))
+
+
+@pytest.mark.stores
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")
+def test_members_in_training_learn_which_task_trains_them(in_training):
+    """Schema 3. The inputs of a task come as text from SQLite, and decoded from PostgreSQL."""
+    assert migrate(in_training).before == 2
+    store = Store.read(in_training)
+    with store.session() as session:
+        members = ensembles.members_of(session, 3)
+        assert [(m.member, m.task_id, m.path, m.missing) for m in members] == [
+            (0, 5, "models/m0", None),
+            (1, 6, None, None),
+            (2, 7, None, None),
+        ]
+        assert [task.id for task in ensembles.outstanding_trainings(session, 3)] == [6, 7]
+    store.close()
