@@ -510,7 +510,7 @@ def test_a_damaged_copy_of_the_data_is_the_fault_of_its_node(water, tmp_path):
     assert parallel_worker._handed_over(tmp_path).order == order
     data = tmp_path / parallel.DATA
     data.write_bytes(data.read_bytes()[:-100])
-    with pytest.raises(OSError, match="data.h5") as caught:
+    with pytest.raises(OSError, match=r"data\.h5") as caught:
         parallel_worker._handed_over(tmp_path)
     assert parallel_worker._said(caught.value, 1)[0] is FailureClass.NODE
 
