@@ -197,6 +197,13 @@ def test_a_campaign_without_a_member_is_the_same_after_an_interruption(campaign_
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
+def member_of(assignment) -> int | None:
+    """The member that an assignment trains; None for one of another kind."""
+    if assignment.kind != "train":
+        return None
+    return unpack(Path(assignment.payload).read_bytes())["members"][0]["index"]
+
+
 class StopAtTraining:
     """Carries assignments out and asks for a stop before a training of a member begins."""
 
@@ -204,10 +211,8 @@ class StopAtTraining:
         self.member = member
 
     def __call__(self, assignment):
-        if assignment.kind == "train":
-            inputs = unpack(Path(assignment.payload).read_bytes())
-            if inputs["members"][0]["index"] == self.member:
-                Path(assignment.stop_file).touch()
+        if member_of(assignment) == self.member:
+            Path(assignment.stop_file).touch()
         return run_attempt(assignment)
 
 
@@ -227,6 +232,36 @@ def test_a_quorum_that_is_raised_in_the_middle_fails_the_ensemble_and_not_the_ca
     rest = f"SELECT missing FROM model WHERE ensemble_id = 1 AND member >= {member}"
     assert query(root, rest) == [("not needed: ensemble 1 has failed",)] * (4 - member)
     assert query(root, "SELECT count(*) FROM task WHERE state IN ('queued', 'dispatched')") == [(0,)]
+
+
+class Killed(BaseException):
+    """The controller is gone."""
+
+
+def killed_after_training(assignment):
+    """Takes the controller with it once member 2 is trained, so that nobody hears of that."""
+    report = run_attempt(assignment)
+    if member_of(assignment) == 2:
+        raise Killed
+    return report
+
+
+def test_a_quorum_that_is_raised_over_a_training_that_nobody_heard_of_keeps_its_result(
+    campaign_file, tmp_path, diverging
+):
+    """Its results are adopted by a controller for which the ensemble has failed."""
+    diverging.add(0)
+    file, root = campaign_file(stop="{labels: 30, generations: 1}"), tmp_path / "run"
+    with pytest.raises(Killed):
+        run(file, root, killed_after_training)
+    diverging.clear()
+    run(with_quorum(file, 4), root)
+    assert query(root, "SELECT state FROM ensemble ORDER BY id")[:2] == [("failed",), ("promoted",)]
+    found = "SELECT member, state FROM model JOIN task ON task.id = task_id WHERE ensemble_id = 1"
+    assert query(root, f"{found} ORDER BY member") == [
+        (0, "failed"), (1, "done"), (2, "done"), (3, "failed")
+    ]  # fmt: skip
+    assert query(root, "SELECT path IS NULL FROM model WHERE ensemble_id = 1 AND member = 2") == [(0,)]
 
 
 def test_below_the_quorum_the_ensemble_fails_and_what_is_out_ends(campaign_file, tmp_path, diverging):
