@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hpcal.cli.folders import reading
 from hpcal.sites.worker_init import RUN_VARIABLE
 from hpcal.store import campaigns
 
+MARK = "HPCAL_TEST_FOLDER"
 LOCAL = """
 kind: local
 pools:
@@ -38,6 +40,7 @@ controller: {walltime: "05:00:00"}
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ACCOUNT", raising=False)
+    monkeypatch.setenv(MARK, str(tmp_path))  # each process of a local pool inherits it
     return tmp_path
 
 
@@ -47,15 +50,17 @@ def checked(*words: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-def nothing_left(folder: Path) -> bool:
-    """No folder and no process of a probe."""
+def left_of_a_probe(folder: Path) -> list[str]:
+    """Folders and processes of a probe that was run in ``folder``; other suites may probe meanwhile."""
+    found = [str(path) for path in folder.glob("hpcal-site-check-*")]
     for process in psutil.process_iter():
         try:
-            if process.environ().get(RUN_VARIABLE, "").startswith("check-") and process.is_running():
-                return False
+            names = process.environ()
+            if names.get(MARK) == str(folder) and names.get(RUN_VARIABLE, "").startswith("check-"):
+                found.append(f"{process.pid} {process.status()} {shlex.join(process.cmdline())}")
         except psutil.Error:
             continue
-    return not list(folder.glob("hpcal-site-check-*"))
+    return found
 
 
 # ── render ───────────────────────────────────────────────────────────────────────────────────
@@ -151,7 +156,7 @@ def test_a_good_site(here: Path) -> None:
     assert [answer["worker"] for answer in label["answers"]] == ["0", "1"]
     assert label["answers"][0]["versions"]["hpcal"] == report["controller"]["hpcal"]
     assert label["queued_s"] >= 0
-    assert nothing_left(here)
+    assert left_of_a_probe(here) == []
     shown = hpcal("site", "check", "s.yaml", "--pool", "train")
     assert shown.exit_code == 0
     assert shown.stdout.startswith("pool train (local): ok\n")
@@ -177,7 +182,7 @@ def test_each_fault_is_named_in_one_line(here: Path, keys: str, told: str) -> No
     faults = report["pools"]["label"]["faults"]
     assert any(told in fault for fault in faults), faults
     assert not any("\n" in fault for fault in faults)
-    assert nothing_left(here)
+    assert left_of_a_probe(here) == []
 
 
 @pytest.mark.parsl
