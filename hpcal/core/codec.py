@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from hpcal.core.errors import FailureClass, FormatError
-from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.label import Audit, Label, LevelOfTheory, Noise, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Candidate, SampleResult, Scores, Segment, Walker, WalkerEnd
 
@@ -26,8 +26,10 @@ VALUES: Final[dict[str, type]] = {
     for cls in (
         Structure,
         LevelOfTheory,
+        Noise,
         Label,
         Rejection,
+        Audit,
         Scores,
         Walker,
         Candidate,

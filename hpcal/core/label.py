@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,27 @@ import numpy as np
 
 from hpcal.core.arrays import FloatArray, frozen
 from hpcal.core.errors import FailureClass, StructureError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How far labels of a level may scatter for numerical reasons: grid, convergence, fitting.
+
+    Attributes:
+        energy: eV/atom.
+        force: eV/Å, of one component.
+    """
+
+    energy: float
+    force: float
+
+    def __post_init__(self) -> None:
+        for name in ("energy", "force"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
+                raise StructureError(
+                    f"noise of a level of theory: {name} is {value!r}, not a number of 0 or more"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,15 +46,46 @@ class LevelOfTheory:
         method: Hamiltonian or functional, such as ``GFN2-xTB`` or ``wb97x``.
         settings: what else decides the value (basis, ECP, density fitting, grid, convergence,
             reference policy, dispersion …), JSON values only.
+        noise: declared numerical noise of its labels, or None; says how well a level is
+            calculated and not which one it is, so that it is no part of the hash.
+
+    Raises:
+        StructureError: an empty name, or settings that are no JSON values.
     """
 
     code: str
     version: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    noise: Noise | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("code", "version", "method"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise StructureError(f"{name} of a level of theory is {value!r}, not a name")
+        try:
+            json.dumps(dict(self.settings), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise StructureError(f"settings of level of theory {self.method!r}: {error}") from error
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> LevelOfTheory:
+        """The level of :meth:`as_dict`.
+
+        Raises:
+            TypeError: a key that it does not have.
+        """
+        noise = record.get("noise")
+        return cls(**{**record, "noise": None if noise is None else Noise(**noise)})
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values."""
+        declared = {} if self.noise is None else {"noise": asdict(self.noise)}
+        return {**self._decisive, **declared}
+
+    @property
+    def _decisive(self) -> dict[str, Any]:
         return {
             "code": self.code,
             "version": self.version,
@@ -43,8 +95,8 @@ class LevelOfTheory:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON of what decides a value."""
+        text = json.dumps(self._decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -68,8 +120,11 @@ class Label:
         stress: (3, 3) eV/Å³, positive in tension, or None.
         dipole: (3,) e·Å about ``dipole_origin``, or None.
         dipole_origin: (3,) Å; matters for ions.
+        quadrupole: (3, 3) e·Å², second moments Σ q x xᵀ of all charges about ``dipole_origin``, their
+            trace included, or None.
         charges: (N,) partial charges, e, by ``charge_scheme``, or None.
         charge_scheme: name of the scheme, such as ``mulliken``.
+        other_charges: (N,) partial charges, e, by the names of further schemes.
         level: the level of theory.
         diagnostics: how it was checked and what was seen (rung, reference, <S²>, net force,
             gap, timings, ``checks``); JSON values only.
@@ -82,8 +137,10 @@ class Label:
     stress: FloatArray | None = None
     dipole: FloatArray | None = None
     dipole_origin: FloatArray | None = None
+    quadrupole: FloatArray | None = None
     charges: FloatArray | None = None
     charge_scheme: str | None = None
+    other_charges: Mapping[str, FloatArray] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     qm_calls: int = 1
 
@@ -94,18 +151,40 @@ class Label:
             "stress": (3, 3),
             "dipole": (3,),
             "dipole_origin": (3,),
+            "quadrupole": (3, 3),
             "charges": (-1,),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if value is None:
-                continue
-            array = np.array(value, dtype=np.float64)
-            if array.ndim != len(shape) or any(
-                w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)
-            ):
-                raise StructureError(f"{name} of a label have shape {array.shape}")
-            object.__setattr__(self, name, frozen(array))
+            if value is not None:
+                object.__setattr__(self, name, _shaped(name, value, shape))
+        others = {name: _shaped(name, value, (-1,)) for name, value in self.other_charges.items()}
+        object.__setattr__(self, "other_charges", others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """An expensive check that a sample of the labels gets.
+
+    Attributes:
+        name: short stable name, such as ``finite_difference``.
+        passed: whether the label may stand; one that only informs always lets it.
+        value: what was found, or None.
+        limit: what is allowed, or None if it only informs.
+        problem: one sentence for a person, empty if passed.
+        qm_calls: evaluations that it took.
+    """
+
+    name: str
+    passed: bool
+    value: float | None = None
+    limit: float | None = None
+    problem: str = ""
+    qm_calls: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """What a label keeps of it."""
+        return {"value": self.value, "limit": self.limit, "passed": self.passed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +197,8 @@ class Rejection:
         message: one sentence for a person.
         diagnostics: what was seen; JSON values only.
         qm_calls: evaluations spent before it was turned away.
+        quarantine: whether the structure is set aside for a person to look at, rather than
+            rejected; those of class ``input`` always are.
     """
 
     failure_class: FailureClass
@@ -125,3 +206,12 @@ class Rejection:
     message: str
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     qm_calls: int = 0
+    quarantine: bool = False
+
+
+def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> FloatArray:
+    """A value as a frozen array of a shape in which -1 stands for any length."""
+    array = np.array(value, dtype=np.float64)
+    if array.ndim != len(shape) or any(w not in (-1, h) for w, h in zip(shape, array.shape, strict=True)):
+        raise StructureError(f"{name} of a label have shape {array.shape}")
+    return frozen(array)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcal.core.arrays import FloatArray, IntArray
 from hpcal.core.deadline import Deadline
-from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.walker import SampleResult, Scores, Walker
 
@@ -393,4 +393,15 @@ class Labeler(Protocol):
 
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
         """A label, or why there is none. Checks are put around it, see ``hpcal.labeling``."""
+        ...
+
+
+class AuditedLabeler(Labeler, Protocol):
+    """A labeler whose labels can be audited."""
+
+    audits: ClassVar[tuple[str, ...]]
+    """What may be asked for: ``finite_difference``, which hpcal makes itself, and audits of its own."""
+
+    def audit(self, name: str, structure: Structure, label: Label, deadline: Deadline) -> Audit:
+        """An audit of its own on a label that passed its checks."""
         ...

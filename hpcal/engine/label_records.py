@@ -112,8 +112,8 @@ def _turn_away(result: _Result, rejection: Rejection) -> None:
     labels.add_rejection(
         done.session, structure_id, rejection, level_id=done.context.level_id, attempt_id=done.attempt.id
     )
-    bad_input = rejection.failure_class is FailureClass.INPUT
-    new = StructureState.QUARANTINED if bad_input else StructureState.REJECTED
+    set_aside = rejection.quarantine or rejection.failure_class is FailureClass.INPUT
+    new = StructureState.QUARANTINED if set_aside else StructureState.REJECTED
     structures.move(done.session, [structure_id], new, reason=f"{rejection.code}: {rejection.message}")
 
 

@@ -25,6 +25,7 @@ from hpcal.exchange.extxyz_keys import (
     CHARGE_KEYS,
     LABEL_KEYS,
     MULTIPLICITY_KEYS,
+    OTHER_CHARGES,
     RESERVED,
     STRUCTURE_KEYS,
     LabelledFrame,
@@ -365,6 +366,8 @@ def _label(frame: Frame, level: LevelOfTheory, keys: dict[str, tuple[str, ...]])
         dipole_origin=_vector("dipole origin", _one_of(keys["dipole_origin"], header.numbers)),
         charges=None if charges is None else charges[:, 0],
         charge_scheme=header.text("REF_charge_scheme"),
+        quadrupole=_square("quadrupole", _one_of(keys["quadrupole"], header.numbers)),
+        other_charges=_other_charges(frame),
         level=level,
     )
 
@@ -407,6 +410,21 @@ def _matrix(name: str, values: FloatArray) -> FloatArray:
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     if values.size != 9:
         raise FormatError(f"a {name} has 6 or 9 numbers, not {values.size}")
+    return values.reshape(3, 3)
+
+
+def _other_charges(frame: Frame) -> dict[str, FloatArray]:
+    """(N,) charges by the name of their scheme."""
+    names = [name for name in frame.header.columns if name.startswith(OTHER_CHARGES)]
+    read = {name: _one_of((name,), lambda key: frame.reals(key, 1)) for name in names}
+    return {name.removeprefix(OTHER_CHARGES): a[:, 0] for name, a in read.items() if a is not None}
+
+
+def _square(name: str, values: FloatArray | None) -> FloatArray | None:
+    if values is None:
+        return None
+    if values.size != 9:
+        raise FormatError(f"a {name} has 9 numbers, not {values.size}")
     return values.reshape(3, 3)
 
 

@@ -18,8 +18,12 @@ LABEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "virial": ("REF_virial", "REF_virials", "virial", "virials"),
     "charges": ("REF_charges", "charges", "charge"),
     "charge_scheme": ("REF_charge_scheme",),
+    "quadrupole": ("REF_quadrupole",),
 }
 """Names under which each part of a label is looked for; the first is the one that is written."""
+
+OTHER_CHARGES: Final = "REF_charges_"
+"""Begin of the column of charges by a further scheme, whose name follows."""
 
 CHARGE_KEYS: Final = ("charge", "total_charge")
 MULTIPLICITY_KEYS: Final = ("multiplicity", "total_spin", "spin")

@@ -18,7 +18,7 @@ from hpcal.core.errors import InputError
 from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.exchange.atomic import replacing
-from hpcal.exchange.extxyz_keys import LABEL_KEYS, RESERVED, LabelledFrame
+from hpcal.exchange.extxyz_keys import LABEL_KEYS, OTHER_CHARGES, RESERVED, LabelledFrame
 from hpcal.exchange.found import is_unknown
 
 Keys = Literal["hpcal", "mace"]
@@ -149,12 +149,15 @@ def _add_label(label: Label, keys: dict[str, Any], columns: list[tuple[str, AnyA
     keys[_WRITTEN["dipole"]] = label.dipole
     keys[_WRITTEN["dipole_origin"]] = label.dipole_origin
     keys[_WRITTEN["charge_scheme"]] = label.charge_scheme
+    keys[_WRITTEN["quadrupole"]] = label.quadrupole
     if not is_unknown(label.level):
         keys["level"] = label.level.as_dict()
     if label.forces is not None:
         columns.append((_WRITTEN["forces"], label.forces))
     if label.charges is not None:
         columns.append((_WRITTEN["charges"], label.charges[:, None]))
+    for scheme, charges in label.other_charges.items():
+        columns.append((OTHER_CHARGES + scheme, charges[:, None]))
 
 
 def _check_key(key: str) -> None:

@@ -233,4 +233,4 @@ def _array(stored: Any, shape: tuple[int, ...], dtype: str, path: Path) -> AnyAr
 
 def _level(file: h5py.File) -> LevelOfTheory | None:
     text = str(file.attrs["level_of_theory"])
-    return None if text == "unknown" else LevelOfTheory(**json.loads(text))
+    return None if text == "unknown" else LevelOfTheory.of(json.loads(text))

@@ -20,9 +20,10 @@ from pydantic import Field
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import COVALENT_RADII, symbol
 from hpcal.core.errors import FailureClass
-from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure, parity_problem, to_ase
+from hpcal.labeling.audits import drawn, make_audit, offered_by
 from hpcal.labeling.failures import as_failure
 
 CHARGE_SUM_LIMIT: Final = 1e-3
@@ -48,6 +49,20 @@ class ChecksSettings(Settings):
     )
     max_force_eV_per_A: float = Field(  # noqa: N815
         default=50.0, gt=0, description="largest force on an atom"
+    )
+    max_spin_contamination: float = Field(
+        default=0.1, gt=0, description="largest deviation of <S²> from S(S+1) of an accepted label"
+    )
+    reject_spin_contamination: float = Field(
+        default=0.3, gt=0, description="deviation of <S²> above which a structure is not even kept aside"
+    )
+    audit_share: float = Field(
+        default=0.02, ge=0, le=1, description="share of the labels that are audited by further calculations"
+    )
+    audits: tuple[str, ...] | None = Field(
+        default=None,
+        description="audits of those labels, such as finite_difference, other_guess, stability, fod or t1; "
+        "default: the labeler's own choice",
     )
 
 
@@ -75,6 +90,7 @@ class Check:
         problem: one sentence for a person, empty if passed.
         value: what was found, or None for checks without a number.
         limit: what is allowed, or None.
+        quarantine: whether a structure that failed it is set aside for a person.
     """
 
     code: str
@@ -82,6 +98,7 @@ class Check:
     problem: str = ""
     value: float | None = None
     limit: float | None = None
+    quarantine: bool = False
 
     def record(self) -> dict[str, Any]:
         """What a label keeps of it."""
@@ -181,7 +198,7 @@ def gate(structure: Structure, label: Label, settings: ChecksSettings) -> Reject
     """Why a label must not be accepted, or None.
 
     Codes: ``shape``, ``not_finite``, ``not_converged``, ``net_force``, ``force_limit``,
-    ``charge_sum``.
+    ``charge_sum``, ``spin_contamination``.
     """
     failed = _first_failed(_gates(structure, label, settings), [])
     return None if failed is None else _rejection(failed, FailureClass.PHYSICS, label.qm_calls)
@@ -216,12 +233,40 @@ def _gates(structure: Structure, label: Label, settings: ChecksSettings) -> Iter
             CHARGE_SUM_LIMIT,
             "the partial charges miss the total charge by {value:.2e} e (allowed: {limit:g} e)",
         )
+    for scheme, charges in label.other_charges.items():
+        yield _limited(
+            f"charge_sum_{scheme}",
+            abs(float(charges.sum()) - structure.charge),
+            CHARGE_SUM_LIMIT,
+            f"the {scheme} charges miss the total charge by {{value:.2e}} e (allowed: {{limit:g}} e)",
+        )
+    if "spin_contamination" in label.diagnostics and not label.diagnostics.get("broken_symmetry", False):
+        yield _spin(structure, label, settings)
+
+
+def _spin(structure: Structure, label: Label, settings: ChecksSettings) -> Check:
+    """Contamination by other spin states; what breaks the symmetry of a singlet on purpose is none."""
+    value = float(label.diagnostics["spin_contamination"])
+    limit = settings.max_spin_contamination
+    return Check(
+        code="spin_contamination",
+        passed=value <= limit,
+        problem=f"<S²> of {structure.formula} with multiplicity {structure.multiplicity} is off by "
+        f"{value:.3f}; max_spin_contamination is {limit:g}",
+        value=value,
+        limit=limit,
+        quarantine=value <= settings.reject_spin_contamination,
+    )
 
 
 def _shape(structure: Structure, label: Label) -> Check:
     rows = {
         name: len(array)
-        for name, array in (("forces", label.forces), ("charges", label.charges))
+        for name, array in (
+            ("forces", label.forces),
+            ("charges", label.charges),
+            *label.other_charges.items(),
+        )
         if array is not None and len(array) != len(structure)
     }
     found = ", ".join(f"{name} for {n} atoms" for name, n in rows.items())
@@ -236,7 +281,9 @@ def _finite(label: Label) -> Check:
         "forces": label.forces,
         "stress": label.stress,
         "dipole": label.dipole,
+        "quadrupole": label.quadrupole,
         "charges": label.charges,
+        **label.other_charges,
     }
     bad = [name for name, a in arrays.items() if a is not None and not np.isfinite(a).all()]
     return Check(code="not_finite", passed=not bad, problem=f"{', '.join(bad)} of the label are not finite")
@@ -258,7 +305,8 @@ def _limited(code: str, value: float, limit: float, problem: str) -> Check:
 class CheckedLabeler:
     """A labeler whose labels have passed the checks; closes the labeler with it.
 
-    The label's diagnostics gain ``checks`` (name → value, limit, passed) and ``seconds``.
+    The label's diagnostics gain ``checks`` and, of those that were drawn for it, ``audits`` (name →
+    value, limit, passed), and ``seconds``.
     """
 
     def __init__(self, labeler: LabelSource, settings: ChecksSettings) -> None:
@@ -324,7 +372,34 @@ class CheckedLabeler:
         if failed is not None:
             rejection = _rejection(failed, FailureClass.PHYSICS, label.qm_calls)
             return replace(rejection, diagnostics={**label.diagnostics, "checks": records})
-        return replace(label, diagnostics={**label.diagnostics, "checks": records})
+        checked = replace(label, diagnostics={**label.diagnostics, "checks": records})
+        return self._audited(structure, checked, deadline)
+
+    def _audited(self, structure: Structure, label: Label, deadline: Deadline) -> Label | Rejection:
+        """The label with the audits that were drawn for it, or the rejection by the first that failed."""
+        wanted, share = self._settings.audits, self._settings.audit_share
+        names = drawn(structure, label, offered_by(self._labeler), wanted, share)
+        if not names:
+            return label
+        began = time.perf_counter()
+        made: list[Audit] = []
+        for name in names:
+            made.append(make_audit(name, self._labeler, structure, label, deadline))
+            if not made[-1].passed:
+                break
+        spent = {"audit_seconds": round(time.perf_counter() - began, 6)}
+        diagnostics = {**label.diagnostics, **spent, "audits": {audit.name: audit.record() for audit in made}}
+        calls = label.qm_calls + sum(audit.qm_calls for audit in made)
+        if made[-1].passed:
+            return replace(label, diagnostics=diagnostics, qm_calls=calls)
+        return Rejection(
+            failure_class=FailureClass.PHYSICS,
+            code=f"audit_{made[-1].name}",
+            message=made[-1].problem,
+            diagnostics=diagnostics,
+            qm_calls=calls,
+            quarantine=True,
+        )
 
 
 def _first_failed(checks: Iterator[Check], made: list[Check]) -> Check | None:
@@ -343,4 +418,5 @@ def _rejection(check: Check, failure_class: FailureClass, qm_calls: int = 0) -> 
         message=check.problem,
         diagnostics={"checks": {check.code: check.record()}},
         qm_calls=qm_calls,
+        quarantine=check.quarantine,
     )

@@ -18,6 +18,7 @@ from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline
 from hpcal.core.plugins import Group, find
 from hpcal.core.protocols import Labeler
+from hpcal.labeling.audits import make_audit, offered_by
 from hpcal.labeling.wire import LENGTH, failure_record, send, settings_of
 
 PR_SET_PDEATHSIG: Final = 1
@@ -34,7 +35,13 @@ def main(parent: int) -> None:
     try:
         labeler = _build(first["labeler"], first["settings"])
         limit_memory(first["memory_MB"])
-        answer: dict[str, Any] = {"result": {"level": labeler.level, "periodic": labeler.periodic}}
+        answer: dict[str, Any] = {
+            "result": {
+                "level": labeler.level,
+                "periodic": labeler.periodic,
+                "audits": list(offered_by(labeler)),
+            }
+        }
     except Exception as error:
         send(replies, failure_record(error))
         return
@@ -50,6 +57,9 @@ def main(parent: int) -> None:
 def _answer(labeler: Labeler, request: dict[str, Any]) -> Any:
     if "elements" in request:
         return list(labeler.missing_elements(request["elements"]))
+    if "audit" in request:
+        deadline = Deadline.after(request["seconds"])
+        return make_audit(request["audit"], labeler, request["structure"], request["label"], deadline)
     return labeler.label(request["structure"], Deadline.after(request["seconds"]))
 
 

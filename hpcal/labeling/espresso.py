@@ -32,6 +32,7 @@ from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.launch import RankLauncher, rank_launcher
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
+from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.checks import parity
 from hpcal.labeling.espresso_input import INPUT, electrons, fixed_magnetisation, refusal, write_input
 from hpcal.labeling.espresso_output import (
@@ -76,6 +77,7 @@ class Espresso:
     Settings: ClassVar[type[Settings]] = EspressoSettings
     isolate: ClassVar[bool] = True
     periodic: ClassVar[bool] = True
+    audits: ClassVar[tuple[str, ...]] = (FINITE_DIFFERENCE,)
 
     def __init__(self, settings: EspressoSettings) -> None:
         self._settings = settings

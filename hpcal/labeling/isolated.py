@@ -33,7 +33,7 @@ import hpcal
 from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, TaskFailure
-from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.labeling.failures import check_time
 from hpcal.labeling.scratch import Scratch
@@ -119,6 +119,11 @@ class IsolatedLabeler:
         return bool(self._description()["periodic"])
 
     @property
+    def audits(self) -> tuple[str, ...]:
+        """Names of the audits that it can make."""
+        return tuple(self._description()["audits"])
+
+    @property
     def pid(self) -> int | None:
         """Process id of the child, or None if none runs."""
         return None if self._child is None else self._child.pid
@@ -147,6 +152,13 @@ class IsolatedLabeler:
                 f"labeler {self._hello['labeler']!r} returned a {type(result).__name__}, not a label",
             )
         return result
+
+    def audit(self, name: str, structure: Structure, label: Label, deadline: Deadline) -> Audit:
+        """One audit of a label. Raises as :meth:`label`."""
+        check_time(deadline)
+        request = {"audit": name, "structure": structure, "label": label, "seconds": deadline.remaining()}
+        made: Audit = self._ask(request, deadline)
+        return made
 
     def _description(self) -> dict[str, Any]:
         if self._about is None:

@@ -20,6 +20,7 @@ from hpcal.core.plugins import how_to_install
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE
+from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.basis import BasisSet, EcpPolicy
 from hpcal.labeling.checks import parity
 from hpcal.labeling.failures import check_time
@@ -79,6 +80,7 @@ class PySCF:
     Settings: ClassVar[type[Settings]] = PySCFSettings
     isolate: ClassVar[bool] = True
     periodic: ClassVar[bool] = False
+    audits: ClassVar[tuple[str, ...]] = (FINITE_DIFFERENCE,)
 
     def __init__(self, settings: PySCFSettings) -> None:
         library = _import_pyscf()

@@ -18,6 +18,7 @@ from hpcal.core.plugins import how_to_install
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, BOLTZMANN, HARTREE
+from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.checks import parity
 from hpcal.labeling.failures import check_time
 
@@ -55,6 +56,7 @@ class XTB:
     Settings: ClassVar[type[Settings]] = XTBSettings
     isolate: ClassVar[bool] = True
     periodic: ClassVar[bool] = True
+    audits: ClassVar[tuple[str, ...]] = (FINITE_DIFFERENCE,)
 
     def __init__(self, settings: XTBSettings) -> None:
         self._settings = settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,11 @@ def label_columns(labels: Sequence[Label]) -> dict[str, list[Any]]:
         "dipole_origin": [optional_blob(label.dipole_origin) for label in labels],
         "charges": [optional_blob(label.charges) for label in labels],
         "charge_scheme": [label.charge_scheme for label in labels],
+        "quadrupole": [optional_blob(label.quadrupole) for label in labels],
+        "other_charges": [_rows(label.other_charges) for label in labels],
+        "other_schemes": [
+            as_json(list(label.other_charges)) if label.other_charges else None for label in labels
+        ],
         "diagnostics": [as_json(dict(label.diagnostics)) for label in labels],
         "qm_calls": [label.qm_calls for label in labels],
     }
@@ -129,10 +134,23 @@ def label_of(row: LabelRow, level: LevelOfTheory) -> Label:
         dipole_origin=optional_array(row.dipole_origin, (3,)),
         charges=optional_array(row.charges, (-1,)),
         charge_scheme=row.charge_scheme,
+        quadrupole=optional_array(row.quadrupole, (3, 3)),
+        other_charges=_by_scheme(row),
         level=level,
         diagnostics=row.diagnostics,
         qm_calls=row.qm_calls,
     )
+
+
+def _rows(charges: Mapping[str, FloatArray]) -> bytes | None:
+    """Charges by several schemes as one (K, N) BLOB."""
+    return blob(np.array(list(charges.values()))) if charges else None
+
+
+def _by_scheme(row: LabelRow) -> dict[str, FloatArray]:
+    if row.other_charges is None or not row.other_schemes:
+        return {}
+    return dict(zip(row.other_schemes, array(row.other_charges, (len(row.other_schemes), -1)), strict=True))
 
 
 def level_id(session: Session, level: LevelOfTheory) -> int:
@@ -147,4 +165,4 @@ def level_id(session: Session, level: LevelOfTheory) -> int:
 
 def level_of(row: LevelOfTheoryRow) -> LevelOfTheory:
     """The level of theory of a row."""
-    return LevelOfTheory(**row.record)
+    return LevelOfTheory.of(row.record)

@@ -31,7 +31,7 @@ from hpcal.core.errors import FailureClass
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store.transitions import CampaignState, EnsembleState, StructureState, TaskState, WalkerState
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 
 def _words(kind: type[enum.StrEnum]) -> Enum:
@@ -406,6 +406,9 @@ class LabelRow(Base):
     dipole_origin: Mapped[bytes | None]
     charges: Mapped[bytes | None]
     charge_scheme: Mapped[str | None]
+    quadrupole: Mapped[bytes | None]
+    other_charges: Mapped[bytes | None]
+    other_schemes: Mapped[list[Any] | None]
     diagnostics: Mapped[dict[str, Any]]
     qm_calls: Mapped[int]
     created: Mapped[float]

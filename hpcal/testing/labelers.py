@@ -120,7 +120,7 @@ class _LabelerCheck:
             record = json.loads(json.dumps(level.as_dict()))
         except (TypeError, ValueError) as error:
             raise self.subject.broken("a level of theory holds JSON values only", str(error)) from error
-        for found, what in ((LevelOfTheory(**record), "its JSON values"), (another.level, "a second one")):
+        for found, what in ((LevelOfTheory.of(record), "its JSON values"), (another.level, "a second one")):
             self.subject.promises(
                 "the hash of a level of theory is stable",
                 found.hash == level.hash,
