@@ -22,8 +22,7 @@ from hpcal.engine.spool import SpoolWriter, read_spool
 from hpcal.exchange.extxyz import LabelledFrame, read_labelled_frames, write_labelled
 from hpcal.exchange.files import read_structures
 from hpcal.exchange.xyz_frames import read_frames
-from hpcal.labeling.checks import CheckedLabeler
-from hpcal.labeling.make import make_labeler
+from hpcal.labeling.make import ReadyLabeler, make_labeler
 
 XYZ: Final = (".extxyz", ".xyz")
 KEPT: Final = ("structure_id", "split", "origin", "generation", "uncertainty", "config_type")
@@ -45,7 +44,11 @@ def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
     document, folder = read_block(settings)
     spec = label_spec(document, (), folder)
     structures = read_structures(file)
-    with make_labeler(spec.part.name, spec.part.settings, spec.checks, threads=threads) as labeler:
+    if spec.screen is not None:
+        spec.screen.check_coverage(structures)
+    with make_labeler(
+        spec.part.name, spec.part.settings, spec.checks, screen=spec.screen, threads=threads
+    ) as labeler:
         run = Run(out=out, spec=spec, level=labeler.level)
         run.adopt({structure.content_hash for structure in structures})
         with stopping() as stop:
@@ -58,7 +61,7 @@ def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
 
 
 def _label_all(
-    labeler: CheckedLabeler, structures: Sequence[Structure], run: Run, stop: Callable[[], bool]
+    labeler: ReadyLabeler, structures: Sequence[Structure], run: Run, stop: Callable[[], bool]
 ) -> bool:
     """Labels what has no result yet; whether it was interrupted."""
     deadline = Deadline(stop=stop)
@@ -109,8 +112,9 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What has to be the same for results to stand side by side: level and checks."""
-        parts = [self.level.as_dict(), self.spec.checks.model_dump(mode="json")]
+        """What has to be the same for results to stand side by side: level, checks and screening."""
+        screened = [] if self.spec.screen is None else [self.spec.screen.as_dict()]
+        parts = [self.level.as_dict(), self.spec.checks.model_dump(mode="json"), *screened]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def adopt(self, wanted: Set[str]) -> None:

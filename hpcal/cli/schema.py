@@ -16,6 +16,7 @@ from hpcal.core.plugins import Group, find, names
 from hpcal.core.settings import read_yaml
 from hpcal.engine.campaign import CampaignFile
 from hpcal.labeling.checks import ChecksSettings
+from hpcal.labeling.screen import ScreenSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -43,7 +44,7 @@ def campaign_schema() -> Schema:
     branches = _Branches(schema.setdefault("$defs", {}))
     checks = {"checks": branches.model("checks", ChecksSettings)}
     properties = schema["properties"]
-    labelers = branches.of(Group.LABELERS, "labeler", checks)
+    labelers = branches.of(Group.LABELERS, "labeler", {**checks, "screen": _screen()})
     properties["label"] |= labelers
     properties["potential"] |= branches.of(Group.POTENTIALS, "kind")
     properties["bootstrap"]["items"] = {
@@ -74,6 +75,13 @@ def campaign_schema() -> Schema:
 
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 1}
 _SHARE: Final[Schema] = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+
+
+def _screen() -> Schema:
+    """The labeler that screens, whose settings are checked at load only, and its policy."""
+    own = ScreenSettings.model_json_schema()["properties"]
+    labeler = {"labeler": {"enum": list(names(Group.LABELERS))}}
+    return {"type": "object", "properties": {**labeler, **own}, "required": ["labeler"]}
 
 
 class _Branches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -16,6 +16,7 @@ from hpcal.core.plugins import Group, find, names, nearest
 from hpcal.core.settings import Document, Settings, read_yaml, validate
 from hpcal.core.walker import Split
 from hpcal.labeling.checks import ChecksSettings
+from hpcal.labeling.screen import Screen, ScreenSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
 
 
@@ -132,7 +133,10 @@ class CampaignFile(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="name of the campaign and of its folder")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     structures: StructuresBlock
-    label: dict[str, Any] = Field(description="labeler: NAME and its settings; checks: policy of the checks")
+    label: dict[str, Any] = Field(
+        description="labeler: NAME and its settings; checks: policy of the checks; screen: a cheaper labeler "
+        "that turns structures away first"
+    )
     potential: dict[str, Any] = Field(description="kind: NAME and its settings")
     bootstrap: list[dict[str, Any]] = Field(
         min_length=1,
@@ -189,14 +193,20 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpec:
-    """A labeler and the policy of its checks."""
+    """A labeler, the policy of its checks, and what is asked before it.
+
+    Attributes:
+        screen: a cheaper labeler that turns structures away, or None.
+    """
 
     part: Part
     checks: ChecksSettings
+    screen: Screen | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values, for tasks."""
-        return {**self.part.as_dict(), "checks": self.checks.model_dump(mode="json")}
+        screened = {} if self.screen is None else {"screen": self.screen.as_dict()}
+        return {**self.part.as_dict(), "checks": self.checks.model_dump(mode="json"), **screened}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +318,6 @@ def campaign_of(document: Document, folder: Path) -> CampaignSpec:
     file = validate(CampaignFile, document)
     _check_sources(file, document)
     label = label_spec(document, ("label",), folder)
-    level = file.structures.level
     potential = part(document, ("potential",), Group.POTENTIALS, "kind", folder)
     _check_quorum(file.tasks.quorum, potential, document)
     return CampaignSpec(
@@ -316,7 +325,7 @@ def campaign_of(document: Document, folder: Path) -> CampaignSpec:
         folder=folder,
         raw=document.data,
         label=label,
-        seed_level=label if level is None else label_spec(document, ("structures", "level"), folder),
+        seed_level=_seed_level(document, label, folder),
         potential=potential,
         bootstrap=tuple(_bootstrap(document, ("bootstrap", i), folder) for i in range(len(file.bootstrap))),
         sampling=tuple(_sampling(document, ("sampling", i), folder) for i in range(len(file.sampling))),
@@ -358,13 +367,41 @@ def part(
     return Part(group=group, name=name, settings=_absolute(settings, folder))
 
 
-def label_spec(document: Document, at: tuple[str | int, ...], folder: Path) -> LabelSpec:
-    """A labeler's block: ``labeler``, its settings, and ``checks``."""
-    checks = _at(document, at).get("checks", {})
+def label_spec(
+    document: Document,
+    at: tuple[str | int, ...],
+    folder: Path,
+    *,
+    own: frozenset[str] = frozenset({"checks", "screen"}),
+) -> LabelSpec:
+    """A labeler's block: ``labeler``, its settings, ``checks`` and ``screen``.
+
+    Args:
+        own: keys of the block that are not the labeler's.
+    """
+    data = _at(document, at)
     return LabelSpec(
-        part=part(document, at, Group.LABELERS, "labeler", folder, own=frozenset({"checks"})),
-        checks=validate(ChecksSettings, document, checks, (*at, "checks")),
+        part=part(document, at, Group.LABELERS, "labeler", folder, own=own),
+        checks=validate(ChecksSettings, document, data.get("checks", {}), (*at, "checks")),
+        screen=_screen(document, (*at, "screen"), folder) if "screen" in data else None,
     )
+
+
+def _screen(document: Document, at: tuple[str | int, ...], folder: Path) -> Screen:
+    """The cheaper labeler of a labeler's block, and where it draws the line."""
+    own = frozenset(ScreenSettings.model_fields)
+    cheap = part(document, at, Group.LABELERS, "labeler", folder, own=own)
+    policy = {key: value for key, value in _at(document, at).items() if key in own}
+    return Screen(
+        name=cheap.name, settings=cheap.settings, policy=validate(ScreenSettings, document, policy, at)
+    )
+
+
+def _seed_level(document: Document, label: LabelSpec, folder: Path) -> LabelSpec:
+    """What relaxations and Hessians are calculated by; they are never screened."""
+    if _at(document, ("structures",)).get("level") is None:
+        return replace(label, screen=None)
+    return label_spec(document, ("structures", "level"), folder, own=frozenset({"checks"}))
 
 
 def _at(document: Document, at: tuple[str | int, ...]) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def check_structures(spec: CampaignSpec, labeler: Labeler, structures: Sequence[
             f"labeler {spec.label.part.name} ({labeler.level}) does not cover {listed}; use a method or "
             "basis that does"
         )
+    if spec.label.screen is not None:
+        spec.label.screen.check_coverage(structures)
     capabilities: Capabilities = spec.potential.build().capabilities()
     if capabilities.elements is not None:
         beyond = [symbol(z) for z in elements if z not in capabilities.elements]

@@ -10,7 +10,11 @@ from hpcal.core.plugins import Group, find
 from hpcal.core.settings import Settings
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings, LabelSource
 from hpcal.labeling.isolated import IsolatedLabeler
+from hpcal.labeling.screen import Screen, ScreenedLabeler
 from hpcal.labeling.wire import settings_of
+
+ReadyLabeler = CheckedLabeler | ScreenedLabeler
+"""A labeler to use as a context manager."""
 
 
 def make_labeler(
@@ -18,30 +22,48 @@ def make_labeler(
     settings: Settings | Mapping[str, Any],
     checks: ChecksSettings | None = None,
     *,
+    screen: Screen | None = None,
     threads: int = 1,
     memory_MB: float | None = None,  # noqa: N803
     log: Path | None = None,
-) -> CheckedLabeler:
+) -> ReadyLabeler:
     """The labeler of a short name, as a context manager.
 
     Args:
         name: short name (entry point ``hpcal.labelers``).
         settings: the labeler's settings, or a mapping of them.
         checks: what its labels must pass; the defaults if None.
-        threads: threads of the child process. One in this process keeps its own number.
-        memory_MB: memory limit of the child process in units of 10⁶ bytes, or None.
-        log: file for the output of the child process.
+        screen: a cheaper labeler that turns structures away first, or None.
+        threads: threads of a child process. A labeler in this process keeps its own number.
+        memory_MB: memory limit of a child process in units of 10⁶ bytes, or None.
+        log: file for the output of child processes.
 
     Raises:
         PluginError: no such labeler, or its package is not installed.
         InputError: the settings cannot be used.
     """
+    policy = ChecksSettings() if checks is None else checks
+    source = make_source(name, settings, threads=threads, memory_MB=memory_MB, log=log)
+    labeler = CheckedLabeler(source, policy)
+    if screen is None:
+        return labeler
+    cheap = make_source(screen.name, screen.settings, threads=threads, memory_MB=memory_MB, log=log)
+    return ScreenedLabeler(labeler, policy, cheap, screen.policy)
+
+
+def make_source(
+    name: str,
+    settings: Settings | Mapping[str, Any],
+    *,
+    threads: int = 1,
+    memory_MB: float | None = None,  # noqa: N803
+    log: Path | None = None,
+) -> LabelSource:
+    """The bare labeler of a short name, in a child process where it must be. As :func:`make_labeler`."""
     kind = find(Group.LABELERS, name)
     checked = settings if isinstance(settings, Settings) else settings_of(kind, name, settings)
-    labeler: LabelSource
-    if kind.isolate:
-        values = checked.model_dump(mode="json")
-        labeler = IsolatedLabeler(name, values, threads=threads, memory_MB=memory_MB, log=log)
-    else:
-        labeler = kind(checked)
-    return CheckedLabeler(labeler, ChecksSettings() if checks is None else checks)
+    if not kind.isolate:
+        labeler: LabelSource = kind(checked)
+        return labeler
+    values = checked.model_dump(mode="json")
+    return IsolatedLabeler(name, values, threads=threads, memory_MB=memory_MB, log=log)

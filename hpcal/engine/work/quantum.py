@@ -14,12 +14,13 @@ from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.plugins import Group
 from hpcal.core.structure import Structure
 from hpcal.engine.work.context import Work, WorkInterrupted, build
-from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
+from hpcal.labeling.checks import ChecksSettings
 from hpcal.labeling.forces import as_forces
-from hpcal.labeling.make import make_labeler
+from hpcal.labeling.make import ReadyLabeler, make_labeler
+from hpcal.labeling.screen import Screen
 from hpcal.sampling.relaxation import downhill, relax
 
-_labelers: dict[str, CheckedLabeler] = {}
+_labelers: dict[str, ReadyLabeler] = {}
 
 
 def label(work: Work) -> None:
@@ -35,7 +36,7 @@ def label(work: Work) -> None:
         raise WorkInterrupted
 
 
-def _one_label(labeler: CheckedLabeler, structure: Structure, work: Work) -> dict[str, Any]:
+def _one_label(labeler: ReadyLabeler, structure: Structure, work: Work) -> dict[str, Any]:
     try:
         return {"result": labeler.label(structure, work.deadline)}
     except TaskFailure as failure:
@@ -100,12 +101,15 @@ def curvature(work: Work) -> None:
     work.spool.append({"seeds": seeds, "qm_calls": forces.calls})
 
 
-def labeler_of(record: Mapping[str, Any], threads: int, log: Path) -> CheckedLabeler:
+def labeler_of(record: Mapping[str, Any], threads: int, log: Path) -> ReadyLabeler:
     """The labeler of a record, kept by this worker from task to task."""
     key = json.dumps([record, threads], sort_keys=True, default=str)
     if key not in _labelers:
         checks = ChecksSettings.model_validate(record["checks"])
-        made = make_labeler(record["name"], record["settings"], checks, threads=threads, log=log)
+        screen = Screen.of(record["screen"]) if "screen" in record else None
+        made = make_labeler(
+            record["name"], record["settings"], checks, screen=screen, threads=threads, log=log
+        )
         _labelers[key] = made.__enter__()
     return _labelers[key]
 
