@@ -20,6 +20,8 @@ from hpcal.core.plugins import how_to_install
 Dispersion = Literal["none", "d3bj", "d4"]
 
 HARTREE_FOCK: Final = "hf"
+CORRELATED: Final = ("mp2", "ccsd", "ccsd(t)")
+"""Methods on top of Hartree–Fock."""
 _OWN_DISPERSION: Final = {"wb97x-d3bj": "d3bj", "wb97m-d3bj": "d3bj", "b97m-d3bj": "d3bj"}
 _WB97: Final = "wb97x-d3bj, wb97x-v, wb97m-d3bj, wb97m-v or wb97x without dispersion"
 _BANNED: Final = {
@@ -42,12 +44,14 @@ class Functional:
         own_dispersion: whether the name itself brings the dispersion.
         components: weights and numbers of libxc, and exact exchange added to them, for the level of
             theory.
+        correlation: method on top of Hartree–Fock, of ``CORRELATED``, or empty.
     """
 
     name: str
     dispersion: str
     own_dispersion: bool = False
     components: str = ""
+    correlation: str = ""
 
     @property
     def hartree_fock(self) -> bool:
@@ -64,6 +68,8 @@ def resolve(method: str, dispersion: Dispersion) -> Functional:
     """
     name = method.strip().lower()
     plain = name.replace("_", "-")
+    if name in CORRELATED:
+        return _correlated(name, dispersion)
     _refuse_ambiguous(method, plain)
     own = _OWN_DISPERSION.get(plain)
     chosen = own or dispersion
@@ -80,6 +86,15 @@ def resolve(method: str, dispersion: Dispersion) -> Functional:
     if chosen != "none":
         _check_dispersion(functional)
     return functional
+
+
+def _correlated(name: str, dispersion: Dispersion) -> Functional:
+    if dispersion != "none":
+        raise ConfigurationError(
+            f"dispersion {dispersion} with method {name!r} is refused: it holds dispersion already; set "
+            "dispersion: none"
+        )
+    return Functional(name=HARTREE_FOCK, dispersion="none", correlation=name)
 
 
 def dispersion_version() -> str:
@@ -113,10 +128,12 @@ def _components(method: str, name: str) -> str:
         close = difflib.get_close_matches(name.upper(), list(libxc.XC_CODES), n=3, cutoff=0.6)
         hint = f"; did you mean {', '.join(c.lower() for c in close)}?" if close else ""
         raise ConfigurationError(
-            f"method {method!r} is neither hf nor a functional of libxc{hint}"
+            f"method {method!r} is neither hf, mp2, ccsd, ccsd(t) nor a functional of libxc{hint}"
         ) from error
     if not parts:
-        raise ConfigurationError(f"method {method!r} is neither hf nor a functional of libxc")
+        raise ConfigurationError(
+            f"method {method!r} is neither hf, mp2, ccsd, ccsd(t) nor a functional of libxc"
+        )
     terms = [f"{float(weight):g}*{int(number)}" for number, weight in parts]
     if exact or short:
         # Beyond the exact exchange that libxc's own hybrids hold.

@@ -1,76 +1,49 @@
-"""Hartree–Fock and density functional theory of molecules through PySCF."""
+"""Hartree–Fock, density functionals and correlated methods for molecules, through PySCF."""
 
 from __future__ import annotations
 
 import io
+import resource
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import numpy as np
-from pydantic import Field
 
 from hpcal.core.arrays import FloatArray
 from hpcal.core.deadline import Deadline
-from hpcal.core.elements import masses, symbol
-from hpcal.core.errors import FailureClass, PluginError
-from hpcal.core.label import Label, LevelOfTheory, Rejection
+from hpcal.core.elements import masses
+from hpcal.core.errors import FailureClass, PluginError, TaskFailure
+from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.plugins import how_to_install
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE
 from hpcal.labeling.audits import FINITE_DIFFERENCE
-from hpcal.labeling.basis import BasisSet, EcpPolicy
+from hpcal.labeling.basis import BasisSet
 from hpcal.labeling.checks import parity
+from hpcal.labeling.child import MEGABYTE
 from hpcal.labeling.failures import check_time
-from hpcal.labeling.functional import Dispersion, Functional, dispersion_version, resolve
-from hpcal.labeling.scf import RUNGS, Climb, Rung, climb
+from hpcal.labeling.functional import resolve
+from hpcal.labeling.pyscf_audits import AUDITS, audit
+from hpcal.labeling.pyscf_fields import Fields
+from hpcal.labeling.pyscf_level import level_of
+from hpcal.labeling.pyscf_settings import PySCFSettings
+from hpcal.labeling.reference import CLOSED, MULTIPLICITY_MARGIN, Found, search
+from hpcal.labeling.scf import Climb, climb
 
-WARNINGS_ONLY: Final = 2
-"""PySCF's verbosity at which it writes warnings and nothing else."""
-
-
-class PySCFSettings(Settings):
-    """The block ``label`` of a campaign with ``labeler: pyscf``."""
-
-    method: str = Field(description="hf, or a functional of libxc such as wb97x, pbe0, b3lyp or wb97m-v")
-    basis: str = Field(description="basis set by name, such as 6-31g*, def2-svp or cc-pvtz")
-    density_fit: bool = Field(default=False, description="density fitting of Coulomb and exchange")
-    dispersion: Dispersion = Field(default="none", description="correction for dispersion")
-    grid_level: int = Field(
-        default=4,
-        ge=0,
-        le=9,
-        description="PySCF's integration grid; at 3 the net force of larger molecules exceeds 10 meV/Å",
-    )
-    grid_response: bool = Field(
-        default=False, description="include the response of the grid in the forces; then they add up to zero"
-    )
-    conv_tol: float = Field(
-        default=1e-9, gt=0, le=1e-6, description="convergence of the energy, Hartree, as PySCF names it"
-    )
-    max_cycle: int = Field(default=100, ge=1, description="iterations of each rung of the ladder")
-    ladder: tuple[Rung, ...] = Field(
-        default=RUNGS, min_length=1, description="ways to converge, tried in this order"
-    )
-    cartesian: bool = Field(default=False, description="Cartesian d and f functions instead of spherical")
-    ecp: EcpPolicy = Field(
-        default="basis", description="basis: the basis set's own ECPs; none: refuse elements that need one"
-    )
-    max_spin_contamination: float = Field(
-        default=0.1, gt=0, description="largest deviation of <S²> from S(S+1), for multiplicity above 1"
-    )
-    max_memory_MB: int = Field(  # noqa: N815
-        default=4000, gt=0, description="memory that PySCF tries to keep to, for one molecule"
-    )
+SHARE_OF_LIMIT: Final = 0.8
+"""Part of a memory limit that PySCF is told of; it takes its own limit as advice."""
 
 
 class PySCF:
-    """Labels by PySCF: energy, forces, dipole, Mulliken charges.
+    """Labels by PySCF: energy, forces, dipole, quadrupole, partial charges.
 
-    Multiplicity 1 is calculated restricted, all others unrestricted. The dipole is about the
-    centre of mass, which matters for ions.
+    A label stands on the lowest state that scouts find (:mod:`hpcal.labeling.reference`): singlets are
+    restricted where no unrestricted solution is lower. Dipole and quadrupole are about the centre
+    of mass, which matters for ions.
 
     Raises:
         ConfigurationError: a method or basis set that PySCF does not have, or an ambiguous name.
@@ -80,14 +53,14 @@ class PySCF:
     Settings: ClassVar[type[Settings]] = PySCFSettings
     isolate: ClassVar[bool] = True
     periodic: ClassVar[bool] = False
-    audits: ClassVar[tuple[str, ...]] = (FINITE_DIFFERENCE,)
+    audits: ClassVar[tuple[str, ...]] = (FINITE_DIFFERENCE, *AUDITS)
 
     def __init__(self, settings: PySCFSettings) -> None:
         library = _import_pyscf()
         self._settings = settings
         self._functional = resolve(settings.method, settings.dispersion)
         self._basis = BasisSet(settings.basis, settings.ecp)
-        self._level = _level(settings, self._functional, library.__version__)
+        self._level = level_of(settings, self._functional, library.__version__)
 
     @property
     def level(self) -> LevelOfTheory:
@@ -101,11 +74,12 @@ class PySCF:
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
         """A label, or why there is none.
 
-        Codes of rejections: ``scf_not_converged``, ``spin_contamination``, ``parity``,
-        ``element``.
+        Codes of rejections: ``parity``, ``element``, ``scf_not_converged``, ``state_check_failed``,
+        ``lower_state``, ``lower_multiplicity``.
 
         Raises:
-            TaskFailure: class ``resource``, the time is up; looked at in every iteration.
+            TaskFailure: class ``resource``, the time is up (looked at in every iteration), or the
+                memory cannot do.
         """
         check_time(deadline)
         refused = parity(structure) or self._uncovered(structure)
@@ -114,106 +88,33 @@ class PySCF:
         messages = io.StringIO()
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
-            result = self._calculate(structure, deadline, messages)
+            result = _Calculation(self, structure, deadline, messages).run()
         lines = [line.strip() for line in messages.getvalue().splitlines()]
         # The gap is in the diagnostics. PySCF 2.14 warns of every open shell, as it takes the
         # empty alpha orbital from among the beta ones.
         seen = [line for line in lines if line and "HOMO" not in line]
         seen += [str(warning.message) for warning in raised]
         if seen:
-            return _with_diagnostics(result, {"warnings": seen})
+            return replace(result, diagnostics={**result.diagnostics, "warnings": sorted(set(seen))})
         return result
 
-    def _calculate(
-        self, structure: Structure, deadline: Deadline, messages: io.StringIO
-    ) -> Label | Rejection:
-        cycles = [0]
+    def audit(self, name: str, structure: Structure, label: Label, deadline: Deadline) -> Audit:
+        """One of ``other_guess``, ``stability``, ``fod``, ``t1`` on a label of its own.
 
-        def watch(_: Any) -> None:
-            cycles[0] += 1
-            check_time(deadline)
+        Raises:
+            TaskFailure: class ``resource``, the time is up.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return audit(name, self.fields(), structure, label, partial(_look_at_clock, deadline))
 
-        molecule = self._molecule(structure, messages)
-        climbed = climb(lambda: self._field(molecule, watch), self._settings.ladder)
-        if climbed.rung is None:
-            return self._not_converged(structure, climbed, cycles[0])
-        field = climbed.field
-        spin = _spin(field, structure)
-        diagnostics = {
-            "converged": True,
-            "rung": climbed.rung,
-            "cycles": cycles[0],
-            "ladder": list(climbed.notes),
-            "reference": "restricted" if structure.multiplicity == 1 else "unrestricted",
-            "gap_eV": _gap(field),
-            "dipole_origin": "centre of mass",
-            **spin,
-        }
-        limit = self._settings.max_spin_contamination
-        if structure.multiplicity > 1 and spin["spin_contamination"] > limit:
-            return _contaminated(structure, limit, diagnostics)
-        check_time(deadline)
-        return self._label(structure, field, diagnostics)
-
-    def _molecule(self, structure: Structure, messages: io.StringIO) -> Any:
-        from pyscf import gto
-
-        molecule = gto.Mole()
-        molecule.stdout = messages
-        molecule.verbose = WARNINGS_ONLY
-        molecule.max_memory = self._settings.max_memory_MB
-        return molecule.build(
-            dump_input=False,
-            parse_arg=False,
-            # Bohr, by hpcal's factor: PySCF's own is of another CODATA set.
-            atom=[
-                (symbol(int(z)), (x / BOHR).tolist())
-                for z, x in zip(structure.numbers, structure.positions, strict=True)
-            ],
-            unit="Bohr",
-            basis=self._settings.basis,
-            ecp=self._basis.ecps(structure.numbers.tolist()),
-            cart=self._settings.cartesian,
-            charge=structure.charge,
-            spin=structure.multiplicity - 1,
-        )
-
-    def _field(self, molecule: Any, watch: Callable[[Any], None]) -> Any:
-        from pyscf import dft, scf
-
-        restricted = molecule.spin == 0
-        if self._functional.hartree_fock:
-            field = scf.RHF(molecule) if restricted else scf.UHF(molecule)
-        else:
-            field = dft.RKS(molecule) if restricted else dft.UKS(molecule)
-            field.xc = self._functional.name
-            field.grids.level = self._settings.grid_level
-        _drop_checkpoint(field)
-        if self._functional.dispersion != "none" and not self._functional.own_dispersion:
-            field.disp = self._functional.dispersion
-        if self._settings.density_fit:
-            field = field.density_fit()
-        field.conv_tol = self._settings.conv_tol
-        field.max_cycle = self._settings.max_cycle
-        field.callback = watch
-        return field
-
-    def _label(self, structure: Structure, field: Any, diagnostics: dict[str, Any]) -> Label:
-        gradient = field.nuc_grad_method()
-        if not self._functional.hartree_fock:
-            gradient.grid_response = self._settings.grid_response
-        weights = masses(structure.numbers)
-        origin: FloatArray = weights @ structure.positions / weights.sum()
-        dipole = field.dip_moment(unit="AU", origin=origin / BOHR, verbose=0)
-        return Label(
-            energy=float(field.e_tot) * HARTREE,
-            forces=-np.asarray(gradient.kernel()) * HARTREE / BOHR,
-            dipole=np.asarray(dipole) * BOHR,
-            dipole_origin=origin,
-            charges=np.asarray(field.mulliken_pop(verbose=0)[1]),
-            charge_scheme="mulliken",
-            level=self._level,
-            diagnostics=diagnostics,
+    def fields(self) -> Fields:
+        """What makes the mean fields of this level, within the memory that there is now."""
+        return Fields(
+            settings=self._settings,
+            functional=self._functional,
+            basis=self._basis,
+            memory_MB=_memory_MB(self._settings.max_memory_MB),
         )
 
     def _uncovered(self, structure: Structure) -> Rejection | None:
@@ -223,54 +124,151 @@ class PySCF:
             return None
         return Rejection(failure_class=FailureClass.INPUT, code="element", message=found)
 
-    def _not_converged(self, structure: Structure, climbed: Climb, cycles: int) -> Rejection:
+
+class _Calculation:
+    """One structure on its way to a label."""
+
+    def __init__(
+        self, labeler: PySCF, structure: Structure, deadline: Deadline, messages: io.StringIO
+    ) -> None:
+        self._level = labeler.level
+        self._fields = labeler.fields()
+        self._settings = self._fields.settings
+        self._structure = structure
+        self._deadline = deadline
+        self._messages = messages
+        self._cycles = 0
+
+    def run(self) -> Label | Rejection:
+        """A label, or why there is none."""
+        structure, fields = self._structure, self._fields
+        molecule = fields.molecule(structure, self._messages)
+        _refuse_beyond_memory(molecule, fields)
+        found = self._search(molecule)
+        refused = self._refused(found)
+        if refused is not None:
+            return refused
+        make = partial(fields.full, molecule, self._watch, unrestricted=found.unrestricted)
+        climbed = climb(make, self._settings.ladder, found.density)
+        if climbed.rung is None:
+            return self._not_converged(climbed)
+        diagnostics = self._diagnostics(climbed, found)
+        check_time(self._deadline)
+        return self._label(climbed.field, diagnostics)
+
+    def _search(self, molecule: Any) -> Found:
+        """The state to stand on, by the policy of the level."""
+        if self._settings.reference == "rks_unchecked":
+            return Found(unrestricted=molecule.spin > 0)
+        molecules = {molecule.spin: molecule}
+
+        def scout(spin: int, unrestricted: bool, watch: Any) -> Any:
+            if spin not in molecules:
+                molecules[spin] = self._fields.molecule(self._structure, self._messages, spin)
+
+            def both(state: Any) -> None:
+                check_time(self._deadline)
+                if watch is not None:
+                    watch(state)
+
+            return self._fields.scout(molecules[spin], both, unrestricted=unrestricted)
+
+        return search(scout, molecule.spin)
+
+    def _refused(self, found: Found) -> Rejection | None:
+        """What the search says against a label."""
+        structure, singlet = self._structure, self._structure.multiplicity == 1
+        code = problem = ""
+        if found.problem:
+            code, problem = (
+                "state_check_failed",
+                f"the state of {structure.formula} is not known: {found.problem}",
+            )
+        elif singlet and found.unrestricted and self._settings.reference == "rks":
+            code = "lower_state"
+            problem = (
+                f"{structure.formula} has an unrestricted solution {found.lowering * HARTREE:.3f} eV below "
+                "the restricted one; with reference: uks_bs it is labelled by that"
+            )
+        elif (
+            found.triplet_lower is not None
+            and found.triplet_lower > MULTIPLICITY_MARGIN
+            and self._settings.lower_multiplicity == "quarantine"
+        ):
+            code = "lower_multiplicity"
+            problem = (
+                f"{structure.formula} is stated as a singlet, but breaks its symmetry, and its triplet is "
+                f"{found.triplet_lower * HARTREE:.3f} eV lower: state multiplicity 3, or set "
+                "lower_multiplicity: accept"
+            )
+        if not code:
+            return None
+        return Rejection(
+            failure_class=FailureClass.PHYSICS, code=code, message=problem, qm_calls=1, quarantine=True
+        )
+
+    def _watch(self, _: Any) -> None:
+        self._cycles += 1
+        check_time(self._deadline)
+
+    def _diagnostics(self, climbed: Climb, found: Found) -> dict[str, Any]:
+        field, structure = climbed.field, self._structure
+        spin = (structure.multiplicity - 1) / 2
+        square = float(field.spin_square()[0])
+        contamination = abs(square - spin * (spin + 1))
+        broken = structure.multiplicity == 1 and contamination > CLOSED
+        names = {(False, False): "rks", (True, False): "uks", (True, True): "uks_bs"}
+        return {
+            "converged": True,
+            "rung": climbed.rung,
+            "cycles": self._cycles,
+            "ladder": list(climbed.notes),
+            "reference": names[found.unrestricted, broken],
+            "broken_symmetry": broken,
+            "state_check": self._settings.reference != "rks_unchecked",
+            "state_lowering_eV": found.lowering * HARTREE,
+            "gap_eV": _gap(field),
+            "basis_functions": int(field.mol.nao),
+            "dipole_origin": "centre of mass",
+            "spin_square": square,
+            "spin_contamination": contamination,
+        }
+
+    def _label(self, field: Any, diagnostics: dict[str, Any]) -> Label:
+        structure = self._structure
+        gradient = None
+        if self._settings.forces:
+            gradient = field.nuc_grad_method()
+            if not self._fields.functional.hartree_fock:
+                gradient.grid_response = self._settings.grid_response
+        weights = masses(structure.numbers)
+        origin: FloatArray = weights @ structure.positions / weights.sum()
+        dipole = field.dip_moment(unit="AU", origin=origin / BOHR, verbose=0)
+        return Label(
+            energy=float(field.e_tot) * HARTREE,
+            forces=None if gradient is None else -np.asarray(gradient.kernel()) * HARTREE / BOHR,
+            dipole=np.asarray(dipole) * BOHR,
+            dipole_origin=origin,
+            charges=np.asarray(field.mulliken_pop(verbose=0)[1]),
+            charge_scheme="mulliken",
+            level=self._level,
+            diagnostics=diagnostics,
+        )
+
+    def _not_converged(self, climbed: Climb) -> Rejection:
         tried = "; ".join(climbed.notes)
         return Rejection(
             failure_class=FailureClass.PHYSICS,
             code="scf_not_converged",
-            message=f"{self._level} of {structure.formula} did not converge in {cycles} iterations ({tried})",
-            diagnostics={"converged": False, "cycles": cycles, "ladder": list(climbed.notes)},
+            message=f"{self._level} of {self._structure.formula} did not converge in {self._cycles} "
+            f"iterations ({tried})",
+            diagnostics={"converged": False, "cycles": self._cycles, "ladder": list(climbed.notes)},
             qm_calls=1,
         )
 
 
-def _level(settings: PySCFSettings, functional: Functional, version: str) -> LevelOfTheory:
-    from pyscf.dft import libxc
-
-    density_functional = not functional.hartree_fock
-    return LevelOfTheory(
-        code="pyscf",
-        version=version,
-        method=functional.name,
-        settings={
-            "basis": settings.basis.strip().lower(),
-            "cartesian": settings.cartesian,
-            "ecp": settings.ecp,
-            "density_fit": settings.density_fit,
-            "dispersion": functional.dispersion,
-            "dispersion_version": None if functional.dispersion == "none" else dispersion_version(),
-            "conv_tol": settings.conv_tol,
-            "reference": "restricted singlets, unrestricted otherwise",
-            "functional": functional.components,
-            "libxc": str(libxc.__version__) if density_functional else None,
-            "grid_level": settings.grid_level if density_functional else None,
-            "grid_response": settings.grid_response if density_functional else None,
-        },
-    )
-
-
-def _drop_checkpoint(field: Any) -> None:
-    """Closes the file that PySCF opens for every field to save its orbitals in; nobody reads it."""
-    field.chkfile = None
-    checkpoint = field.__dict__.pop("_chkfile", None)
-    if checkpoint is not None:
-        checkpoint.close()
-
-
-def _spin(field: Any, structure: Structure) -> dict[str, float]:
-    spin = (structure.multiplicity - 1) / 2
-    square = float(field.spin_square()[0])
-    return {"spin_square": square, "spin_contamination": abs(square - spin * (spin + 1))}
+def _look_at_clock(deadline: Deadline, _: Any) -> None:
+    check_time(deadline)
 
 
 def _gap(field: Any) -> float | None:
@@ -281,20 +279,38 @@ def _gap(field: Any) -> float | None:
     return float(energies[~filled].min() - energies[filled].max()) * HARTREE
 
 
-def _contaminated(structure: Structure, limit: float, diagnostics: dict[str, Any]) -> Rejection:
-    return Rejection(
-        failure_class=FailureClass.PHYSICS,
-        code="spin_contamination",
-        message=f"<S²> of {structure.formula} with multiplicity {structure.multiplicity} is "
-        f"{diagnostics['spin_square']:.3f}, off by {diagnostics['spin_contamination']:.3f}; "
-        f"max_spin_contamination is {limit:g}",
-        diagnostics=diagnostics,
-        qm_calls=1,
-    )
+def _memory_MB(stated: float) -> float:  # noqa: N802 - units are spelled as they are
+    """What PySCF may use: as stated, and no more than most of this process's limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return stated if soft == resource.RLIM_INFINITY else min(stated, SHARE_OF_LIMIT * soft / MEGABYTE)
 
 
-def _with_diagnostics(result: Label | Rejection, more: dict[str, Any]) -> Label | Rejection:
-    return replace(result, diagnostics={**result.diagnostics, **more})
+def _refuse_beyond_memory(molecule: Any, fields: Fields) -> None:
+    """Refuses what cannot fit before hours are spent on it.
+
+    Raises:
+        TaskFailure: class ``resource``.
+    """
+    needed = _estimate_MB(molecule, fields.functional.correlation)
+    if needed > fields.memory_MB:
+        raise TaskFailure(
+            FailureClass.RESOURCE,
+            f"{molecule.nao} basis functions need about {needed:.0f} MB with method "
+            f"{fields.settings.method}, {fields.memory_MB:.0f} MB may be used: raise max_memory_MB and the "
+            "memory of the pool's workers, or take a smaller basis",
+        )
+
+
+def _estimate_MB(molecule: Any, correlation: str) -> float:  # noqa: N802 - units are spelled as they are
+    """Matrices of the SCF (both spins, DIIS), and amplitudes of coupled clusters with their history."""
+    functions = float(molecule.nao)
+    filled = max(molecule.nelec)
+    words = 40 * functions**2
+    if correlation.startswith("ccsd"):
+        # T2 of now, of before and of six DIIS vectors, of three spin blocks where spins differ.
+        blocks = 3 if molecule.spin else 1
+        words += 8 * blocks * filled**2 * (functions - filled) ** 2
+    return 8 * words / MEGABYTE
 
 
 def _import_pyscf() -> Any:

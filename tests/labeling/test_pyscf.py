@@ -70,7 +70,7 @@ def test_hartree_fock_of_water() -> None:
     empty = field.mo_energy[field.mo_occ == 0].min()
     assert ours.diagnostics["gap_eV"] == pytest.approx((empty - occupied) * HARTREE, abs=1e-4)
     assert ours.diagnostics["rung"] == "diis"
-    assert ours.diagnostics["reference"] == "restricted"
+    assert ours.diagnostics["reference"] == "rks"
     assert ours.charge_scheme == "mulliken"
 
 
@@ -88,7 +88,7 @@ def test_open_shell_is_unrestricted() -> None:
     field = quiet(dft.UKS(direct_molecule(HYDROXYL, "6-31g"), xc="pbe0"))
     field.grids.level = 1
     assert_same(ours, field.run(conv_tol=1e-9))
-    assert ours.diagnostics["reference"] == "unrestricted"
+    assert ours.diagnostics["reference"] == "uks"
     assert ours.diagnostics["spin_square"] == pytest.approx(0.75, abs=0.02)
 
 
@@ -281,7 +281,7 @@ def test_unknown_basis_sets(name: str) -> None:
         ({"method": "pbe0-d4"}, "method: pbe0 and dispersion: d4"),
         ({"method": "r2scan-3c"}, "-3c methods"),
         ({"method": "b3lip"}, "did you mean b3lyp"),
-        ({"method": ""}, "neither hf nor a functional"),
+        ({"method": ""}, "nor a functional of libxc"),
         ({"method": "wb97x", "dispersion": "d3bj"}, "wb97x-d3bj"),
         ({"method": "wb97m-v", "dispersion": "d4"}, "another functional"),
         ({"method": "wb97x-d3bj", "dispersion": "d4"}, "brings d3bj"),
