@@ -390,6 +390,8 @@ def label_spec(
 def _screen(document: Document, at: tuple[str | int, ...], folder: Path) -> Screen:
     """The cheaper labeler of a labeler's block, and where it draws the line."""
     own = frozenset(ScreenSettings.model_fields)
+    if not isinstance(_at(document, at[:-1])["screen"], dict):
+        raise document.fault(at, "name a labeler and its settings, such as {labeler: xtb}")
     cheap = part(document, at, Group.LABELERS, "labeler", folder, own=own)
     policy = {key: value for key, value in _at(document, at).items() if key in own}
     return Screen(
