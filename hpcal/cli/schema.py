@@ -15,6 +15,7 @@ from hpcal.core.errors import InputError, PluginError
 from hpcal.core.plugins import Group, find, names
 from hpcal.core.settings import read_yaml
 from hpcal.engine.campaign import CampaignFile
+from hpcal.engine.states import StatesSettings
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.labeling.screen import ScreenSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
@@ -44,7 +45,8 @@ def campaign_schema() -> Schema:
     branches = _Branches(schema.setdefault("$defs", {}))
     checks = {"checks": branches.model("checks", ChecksSettings)}
     properties = schema["properties"]
-    labelers = branches.of(Group.LABELERS, "labeler", {**checks, "screen": _screen()})
+    states = {"states": branches.model("states", StatesSettings)}
+    labelers = branches.of(Group.LABELERS, "labeler", {**checks, "screen": _screen(), **states})
     properties["label"] |= labelers
     properties["potential"] |= branches.of(Group.POTENTIALS, "kind")
     properties["bootstrap"]["items"] = {

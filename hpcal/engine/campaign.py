@@ -15,6 +15,7 @@ from hpcal.core.errors import PluginError
 from hpcal.core.plugins import Group, find, names, nearest
 from hpcal.core.settings import Document, Settings, read_yaml, validate
 from hpcal.core.walker import Split
+from hpcal.engine.states import StatesSettings
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.labeling.screen import Screen, ScreenSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
@@ -193,15 +194,18 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpec:
-    """A labeler, the policy of its checks, and what is asked before it.
+    """A labeler, the policy of its checks, what is asked before it, and in which states.
 
     Attributes:
         screen: a cheaper labeler that turns structures away, or None.
+        states: electronic states that each geometry is labelled in, or None for its own alone. What
+            becomes a task is in one state, so that tasks do not know of it.
     """
 
     part: Part
     checks: ChecksSettings
     screen: Screen | None = None
+    states: StatesSettings | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values, for tasks."""
@@ -372,9 +376,9 @@ def label_spec(
     at: tuple[str | int, ...],
     folder: Path,
     *,
-    own: frozenset[str] = frozenset({"checks", "screen"}),
+    own: frozenset[str] = frozenset({"checks", "screen", "states"}),
 ) -> LabelSpec:
-    """A labeler's block: ``labeler``, its settings, ``checks`` and ``screen``.
+    """A labeler's block: ``labeler``, its settings, ``checks``, ``screen`` and ``states``.
 
     Args:
         own: keys of the block that are not the labeler's.
@@ -384,7 +388,15 @@ def label_spec(
         part=part(document, at, Group.LABELERS, "labeler", folder, own=own),
         checks=validate(ChecksSettings, document, data.get("checks", {}), (*at, "checks")),
         screen=_screen(document, (*at, "screen"), folder) if "screen" in data else None,
+        states=_states(document, (*at, "states")) if "states" in data else None,
     )
+
+
+def _states(document: Document, at: tuple[str | int, ...]) -> StatesSettings:
+    """The electronic states of a labeler's block."""
+    if not isinstance(_at(document, at[:-1])["states"], dict):
+        raise document.fault(at, "name charges or multiplicities, such as {charges: [-1, 0, 1]}")
+    return validate(StatesSettings, document, _at(document, at), at)
 
 
 def _screen(document: Document, at: tuple[str | int, ...], folder: Path) -> Screen:
