@@ -17,6 +17,7 @@ from hpcal.core.settings import Document, Settings, read_yaml, validate
 from hpcal.core.walker import Split
 from hpcal.engine.states import StatesSettings
 from hpcal.labeling.checks import ChecksSettings
+from hpcal.labeling.delta import DeltaSettings
 from hpcal.labeling.screen import Screen, ScreenSettings
 from hpcal.uncertainty.calibration import CalibrationSettings
 
@@ -405,6 +406,8 @@ def _screen(document: Document, at: tuple[str | int, ...], folder: Path) -> Scre
     if not isinstance(_at(document, at[:-1])["screen"], dict):
         raise document.fault(at, "name a labeler and its settings, such as {labeler: xtb}")
     cheap = part(document, at, Group.LABELERS, "labeler", folder, own=own)
+    if getattr(cheap.plugin, "difference", False):
+        raise document.fault((*at, "labeler"), f"{cheap.name} gives no forces to screen by; use xtb")
     policy = {key: value for key, value in _at(document, at).items() if key in own}
     return Screen(
         name=cheap.name, settings=cheap.settings, policy=validate(ScreenSettings, document, policy, at)
@@ -427,6 +430,8 @@ def _at(document: Document, at: tuple[str | int, ...]) -> dict[str, Any]:
 
 def _absolute(settings: Settings, folder: Path) -> Settings:
     """Paths in a plugin's settings are relative to the file that they stand in."""
+    if isinstance(settings, DeltaSettings):
+        return settings.in_folder(folder)
     paths = {
         name: folder / value
         for name in type(settings).model_fields

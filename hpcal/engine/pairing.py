@@ -39,6 +39,24 @@ def check_parts(spec: CampaignSpec) -> None:
                 f"sampling.{index}.sampler: {entry.part.name} needs a potential that is "
                 f"{', '.join(sorted(lacking))}, which {kind} is not; use langevin, or another potential"
             )
+    _check_surface(spec)
+
+
+def _check_surface(spec: CampaignSpec) -> None:
+    """Walkers move on what the ensemble learns, relaxations on what the seeds' labeler says."""
+    labels, seeds = spec.label.part, spec.seed_level.part
+    if getattr(labels.plugin, "difference", False):
+        raise ConfigurationError(
+            f"label.labeler: {labels.name} gives the difference of two levels, and no walker of "
+            f"{spec.sampling[0].part.name} can move on an ensemble that learns a difference alone; run the "
+            "campaign on the target, or label a file by `hpcal label --config` with this block and learn the "
+            "difference by `hpcal train`"
+        )
+    if getattr(seeds.plugin, "difference", False):
+        raise ConfigurationError(
+            f"structures.level.labeler: {seeds.name} gives the difference of two levels, which has no minima "
+            "to relax to; name the target or the base"
+        )
 
 
 def _fitting_metrics(capabilities: Capabilities) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hpcal.core.plugins import Group, find
 from hpcal.core.settings import Settings
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings, LabelSource
 from hpcal.labeling.isolated import IsolatedLabeler
-from hpcal.labeling.screen import Screen, ScreenedLabeler
+from hpcal.labeling.screen import SCREENING, Screen, ScreenedLabeler
 from hpcal.labeling.wire import settings_of
 
 ReadyLabeler = CheckedLabeler | ScreenedLabeler
@@ -43,27 +44,42 @@ def make_labeler(
         InputError: the settings cannot be used.
     """
     policy = ChecksSettings() if checks is None else checks
-    source = make_source(name, settings, threads=threads, memory_MB=memory_MB, log=log)
-    labeler = CheckedLabeler(source, policy)
+    make = partial(_source, threads=threads, memory_MB=memory_MB, log=log)
+    labeler = _checked(name, settings, policy, make)
     if screen is None:
         return labeler
-    cheap = make_source(screen.name, screen.settings, threads=threads, memory_MB=memory_MB, log=log)
-    return ScreenedLabeler(labeler, policy, cheap, screen.policy)
+    return ScreenedLabeler(
+        labeler, policy, _checked(screen.name, screen.settings, SCREENING, make), screen.policy
+    )
 
 
-def make_source(
+def _checked(
     name: str,
     settings: Settings | Mapping[str, Any],
-    *,
-    threads: int = 1,
-    memory_MB: float | None = None,  # noqa: N803
-    log: Path | None = None,
-) -> LabelSource:
-    """The bare labeler of a short name, in a child process where it must be. As :func:`make_labeler`."""
+    checks: ChecksSettings,
+    make: Callable[[str, Settings], LabelSource],
+) -> CheckedLabeler:
+    """A labeler with checks; one that is made of others gets ``make`` to build them by."""
     kind = find(Group.LABELERS, name)
     checked = settings if isinstance(settings, Settings) else settings_of(kind, name, settings)
+    compose = getattr(kind, "compose", None)
+    if compose is None:
+        return CheckedLabeler(make(name, checked), checks)
+    return CheckedLabeler(*compose(checked, make, checks))
+
+
+def _source(
+    name: str,
+    settings: Settings,
+    *,
+    threads: int,
+    memory_MB: float | None,  # noqa: N803
+    log: Path | None,
+) -> LabelSource:
+    """The bare labeler, in a child process where it must be."""
+    kind = find(Group.LABELERS, name)
     if not kind.isolate:
-        labeler: LabelSource = kind(checked)
+        labeler: LabelSource = kind(settings)
         return labeler
-    values = checked.model_dump(mode="json")
+    values = settings.model_dump(mode="json")
     return IsolatedLabeler(name, values, threads=threads, memory_MB=memory_MB, log=log)

@@ -20,12 +20,12 @@ from hpcal.core.plugins import Group, find
 from hpcal.core.protocols import Labeler
 from hpcal.core.settings import Settings
 from hpcal.core.structure import Structure
-from hpcal.labeling.checks import CheckedLabeler, ChecksSettings, LabelSource, precheck
+from hpcal.labeling.checks import CheckedLabeler, ChecksSettings, precheck
 from hpcal.labeling.wire import settings_of
 
 SCREENED: Final = "screened"
 """Code of the rejection of a structure that the screening turned away."""
-CHEAP_CHECKS: Final = ChecksSettings(overlap="allow", max_force_eV_per_A=sys.float_info.max, audit_share=0)
+SCREENING: Final = ChecksSettings(overlap="allow", max_force_eV_per_A=sys.float_info.max, audit_share=0)
 """Checks of the cheap level's own results: overlap and largest force are judged elsewhere."""
 
 
@@ -104,17 +104,17 @@ class ScreenedLabeler:
     """
 
     def __init__(
-        self, labeler: CheckedLabeler, checks: ChecksSettings, screen: LabelSource, policy: ScreenSettings
+        self, labeler: CheckedLabeler, checks: ChecksSettings, screen: CheckedLabeler, policy: ScreenSettings
     ) -> None:
         """Puts a screening before a labeler.
 
         Args:
             checks: those of the labeler.
-            screen: the cheap labeler, without checks.
+            screen: the cheap labeler, with the checks ``SCREENING``.
         """
         self._labeler = labeler
         self._checks = checks
-        self._screen = CheckedLabeler(screen, CHEAP_CHECKS)
+        self._screen = screen
         self._policy = policy
 
     def __enter__(self) -> ScreenedLabeler:

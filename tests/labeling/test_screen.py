@@ -19,7 +19,7 @@ from hpcal.engine.pairing import check_structures
 from hpcal.engine.work.quantum import close_labelers, labeler_of
 from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
-from hpcal.labeling.screen import Screen, ScreenedLabeler, ScreenSettings
+from hpcal.labeling.screen import SCREENING, Screen, ScreenedLabeler, ScreenSettings
 
 WATER = Structure(numbers=[8, 1, 1], positions=[[0, 0, 0], [0, 0, 0.96], [0.93, 0, -0.24]])
 SQUEEZED = WATER.with_positions(np.array([[0, 0, 0], [0, 0, 0.7], [0.93, 0, -0.24]]))
@@ -56,7 +56,9 @@ class Spring:
 def screened(
     cheap: Spring, dear: Spring, checks: ChecksSettings = NO_AUDIT, **policy: Any
 ) -> ScreenedLabeler:
-    return ScreenedLabeler(CheckedLabeler(dear, checks), checks, cheap, ScreenSettings(**policy))
+    return ScreenedLabeler(
+        CheckedLabeler(dear, checks), checks, CheckedLabeler(cheap, SCREENING), ScreenSettings(**policy)
+    )
 
 
 def fails(failure_class: FailureClass) -> Callable[[], Any]:
