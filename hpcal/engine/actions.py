@@ -187,7 +187,9 @@ def _starts(session: Session) -> list[int]:
             for row in structures.of_origin(session, "minimum", "given")
             if row.state is StructureState.LABELLED and row.split is split
         ]
-        starts = sorted({*minima, *walkers.seed_pool(session, split, STARTS)})
+        # One that is not of the lowest multiplicity was labelled and is not learned from.
+        learned = labels.accepted_among(session, minima)
+        starts = sorted({*learned, *walkers.seed_pool(session, split, STARTS)})
         if starts:
             return starts
     raise LookupError("there is no labelled structure to start a walker from")

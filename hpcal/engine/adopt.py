@@ -11,6 +11,7 @@ from hpcal.core.errors import InputError
 from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
+from hpcal.engine import siblings
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.pairing import build_labeler, check_structures
 from hpcal.engine.splits import learning_split
@@ -75,7 +76,7 @@ def import_found(root: Path, found: Sequence[Found], *, accept_unlabelled: bool)
             raise InputError("there is nothing to import")
         with store.write() as session:
             _check(session, spec, [item.structure for item in items])
-            result = _take(session, items)
+            result = _take(session, items, spec)
             names = ", ".join(str(one.path) for one in found)
             message = (
                 f"imported {result.labelled} labelled and {result.unlabelled} unlabelled structures from "
@@ -112,7 +113,7 @@ def _check(session: Session, spec: CampaignSpec, incoming: Sequence[Structure]) 
         )
 
 
-def _take(session: Session, items: Sequence[_Item]) -> ImportResult:
+def _take(session: Session, items: Sequence[_Item], spec: CampaignSpec) -> ImportResult:
     level_id = campaigns.campaign(session).level_of_theory_id or 0
     own: list[_Item] = []
     others: dict[int, list[_Item]] = {}
@@ -121,20 +122,22 @@ def _take(session: Session, items: Sequence[_Item]) -> ImportResult:
         (own if number == level_id else others.setdefault(number, [])).append(item)
     fresh = _Fresh.among(session, own)
     for structure_id, item in fresh.labelled_here:
-        _label_here(session, structure_id, item, level_id)
+        _label_here(session, structure_id, item, level_id, spec)
     labelled = [item for item in fresh.items if item.label is not None]
     waiting = [item for item in fresh.items if item.label is None]
     for counted in (True, False):
         # Labels of the fixed reference set have no commit number.
         _add(session, [i for i in labelled if (i.split is not Split.REFERENCE) == counted], level_id, counted)
     for item in waiting:
-        structures.add_structure(
+        row = structures.add_structure(
             session, item.structure, origin="file", state=StructureState.WAITING, split=item.split
         )
+        siblings.expand(session, spec.label.states, [row.id])
     for old in fresh.replaced:
         reason = "its geometry came in with a label from a file"
         structures.move(session, [old], StructureState.DROPPED, reason=reason)
         structures.add_decision(session, old, "dropped", "duplicate", reason)
+    siblings.settle(session, spec.label.states, level_id, fresh.replaced)
     apart = sum(_add_apart(session, number, group) for number, group in others.items())
     taken = len(fresh.items) + len(fresh.labelled_here) + apart
     return ImportResult(
@@ -151,7 +154,7 @@ def _add(session: Session, items: Sequence[_Item], level_id: int, counted: bool)
     bulk.add_labelled(session, pairs, splits, level_id, counted=counted, origin="file")
 
 
-def _label_here(session: Session, structure_id: int, item: _Item, level_id: int) -> None:
+def _label_here(session: Session, structure_id: int, item: _Item, level_id: int, spec: CampaignSpec) -> None:
     """The very structure was there already, without its label."""
     if item.label is None:
         return
@@ -160,7 +163,9 @@ def _label_here(session: Session, structure_id: int, item: _Item, level_id: int)
     for state in path[path.index(row.state) + 1 :] if row.state in path else path:
         structures.move(session, [structure_id], state)
     new = NewLabel(structure_id=structure_id, split=row.split, label=item.label)
-    labels.add_labels(session, [new], level_id=level_id)
+    held = siblings.holds(spec.label.states)
+    labels.add_labels(session, [new], level_id=level_id, held=held)
+    siblings.settle(session, spec.label.states, level_id, [structure_id])
 
 
 def _add_apart(session: Session, level_id: int, items: Sequence[_Item]) -> int:

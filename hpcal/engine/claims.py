@@ -7,6 +7,7 @@ from typing import Final
 
 from hpcal.core.errors import FailureClass
 from hpcal.core.label import Rejection
+from hpcal.engine import siblings
 from hpcal.engine.context import Context
 from hpcal.engine.failures import POLICIES, Answer
 from hpcal.store import failures, labels, structures, tasks, walkers
@@ -98,6 +99,7 @@ def _set_aside(
         )
     new = StructureState.REJECTED if rejected else StructureState.QUARANTINED
     structures.move(session, [structure_id], new, reason=f"{failure}: {text}")
+    siblings.settle(session, context.spec.label.states, context.level_id, [structure_id])
     return (
         f"structure {structure_id} is set aside: task {task.id} ({task.kind}), which held nothing else, is "
         "given up"

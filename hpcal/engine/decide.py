@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcal.core.plugins import Group, find
 from hpcal.core.walker import Split
+from hpcal.engine import siblings
 from hpcal.engine.context import Context
 from hpcal.engine.plan import quiet_rounds
 from hpcal.engine.promotion import Gate, gate
@@ -45,7 +46,7 @@ def decide(session: Session, context: Context, ensemble_id: int) -> str:
         quiet_rounds=0 if current is None else quiet_rounds(current, context.spec),
     )
     if verdict.promoted:
-        _drop_surplus_audit(session, ensemble)
+        _drop_surplus_audit(session, context, ensemble)
     word = "promoted" if verdict.promoted else "refused"
     message = f"generation {ensemble.generation} {word}: {verdict.reason}; {threshold.sentence}"
     members = ensembles.members_of(session, ensemble.id)
@@ -56,15 +57,20 @@ def decide(session: Session, context: Context, ensemble_id: int) -> str:
     return message
 
 
-def _drop_surplus_audit(session: Session, ensemble: EnsembleRow) -> None:
+def _drop_surplus_audit(session: Session, context: Context, ensemble: EnsembleRow) -> None:
     """Audit frames for which there were no labels give way to those of newer dynamics."""
     old = ensemble.generation - KEPT_GENERATIONS
-    for structure_id in queries.audit_waiting(session, up_to=old):
+    policy = context.spec.label.states
+    waiting = queries.audit_waiting(session, up_to=old)
+    begun = siblings.begun(session, policy, waiting)
+    surplus = [i for i in waiting if i not in begun]
+    for structure_id in surplus:
         reason = f"surplus: audit frame of dynamics up to generation {old}, for which there was no label"
         structures.move(session, [structure_id], StructureState.DROPPED, reason=reason)
         structures.add_decision(
             session, structure_id, "dropped", "audit_surplus", reason, ensemble_id=ensemble.id
         )
+    siblings.drop(session, policy, surplus)
 
 
 def _gate(session: Session, context: Context, ensemble: EnsembleRow, previous: EnsembleRow | None) -> Gate:

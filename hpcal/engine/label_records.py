@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hpcal.core.errors import FailureClass
 from hpcal.core.label import Label, Rejection
+from hpcal.engine import siblings
 from hpcal.engine.completed import Completed, Record
 from hpcal.engine.failures import Answer, answer_structure, limits_of, tried
 from hpcal.store import failures, labels, structures
@@ -52,6 +53,9 @@ def record_labels(group: Sequence[Completed]) -> list[str]:
         else:
             messages += _broken(result)
         now |= structures.states_of(session, [result.structure_id])
+    context = group[0].context
+    ended = [r.structure_id for r in results]
+    siblings.settle(session, context.spec.label.states, context.level_id, ended)
     return messages
 
 
@@ -82,7 +86,8 @@ def _accept(results: Sequence[_Result], standing: dict[int, Standing]) -> None:
         )
         for r in fitting
     ]
-    accepted = labels.add_labels(session, new, level_id=context.level_id)
+    held = siblings.holds(context.spec.label.states)
+    accepted = labels.add_labels(session, new, level_id=context.level_id, held=held)
     fresh = {r.structure_id for r, is_new in zip(fitting, accepted, strict=True) if is_new}
     late = [i for i in fresh if standing[i].state is StructureState.WAITING]
     structures.move(session, late, StructureState.CLAIMED)

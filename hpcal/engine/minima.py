@@ -8,6 +8,7 @@ from typing import Any, Final
 from hpcal.core.errors import FailureClass
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
+from hpcal.engine import siblings
 from hpcal.engine.context import Context
 from hpcal.engine.failures import answer_structure, limits_of, tried
 from hpcal.sampling.relaxation import same_minimum
@@ -59,6 +60,7 @@ def record_minimum(session: Session, context: Context, task: TaskRow, value: Map
     if twin is None:
         reason = f"minimum relaxed from seed {seed.id} in {value['steps']} steps{note}"
         structures.add_decision(session, row.id, "bootstrap", "minimum", reason, task_id=task.id)
+        siblings.expand(session, context.spec.label.states, [row.id], task_id=task.id)
     # The seed itself is never labelled: its minimum stands for it.
     structures.move(session, [seed.id], StructureState.WAITING)
     structures.move(session, [seed.id], StructureState.DROPPED, reason=f"relaxed to structure {row.id}")

@@ -10,6 +10,7 @@ from hpcal.core.plugins import Group, find, names
 from hpcal.core.protocols import Capabilities, Labeler
 from hpcal.core.structure import Structure, parity_problem
 from hpcal.engine.campaign import CampaignSpec
+from hpcal.engine.states import StatesSettings, learned_of, without_multiplicity
 
 
 def check_parts(spec: CampaignSpec) -> None:
@@ -115,8 +116,12 @@ def _check_periodic(
 
 
 def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Sequence[Structure]) -> None:
+    if spec.label.states is not None:
+        _check_policy(spec.label.states, structures)
     if capabilities.charge_aware:
         return
+    if spec.label.states is not None:
+        _refuse_blind(spec, spec.label.states, structures)
     states: dict[str, set[tuple[int, int]]] = {}
     for s in structures:
         states.setdefault(s.formula, set()).add((s.charge, s.multiplicity))
@@ -128,6 +133,49 @@ def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Se
             f"potential.kind: {spec.potential.name} cannot tell charge and spin states of one molecule "
             f"apart, and {name} occurs with {listed}; run a campaign for each state"
         )
+
+
+def _check_policy(policy: StatesSettings, structures: Sequence[Structure]) -> None:
+    for number, structure in enumerate(structures, start=1):
+        if structure.periodic:
+            raise ConfigurationError(
+                f"label.states: structure {number} ({structure.formula}) is periodic, and charge and "
+                "multiplicity of a crystal are no states of a molecule; leave states out"
+            )
+        charge = without_multiplicity(policy, structure)
+        if charge is not None:
+            electrons = int(structure.numbers.sum()) - charge
+            raise ConfigurationError(
+                f"label.states.multiplicities: none of those listed fits the {electrons} electrons that "
+                f"{structure.formula} (structure {number}) has with charge {charge}; add "
+                f"{1 + electrons % 2}, or give `multiplicities: lowest`"
+            )
+
+
+def _refuse_blind(spec: CampaignSpec, policy: StatesSettings, structures: Sequence[Structure]) -> None:
+    """A potential that cannot tell states apart would learn the mean of their energies."""
+    for structure in structures:
+        learned = learned_of(policy, structure)
+        if len(learned) > 1:
+            kind = spec.potential.name
+            raise ConfigurationError(
+                f"label.states: {structure.formula} would be learned with {', '.join(learned)} at one "
+                f"geometry, which potential {kind} cannot tell apart; {_alternative(kind)}, leave states "
+                "out, or learn one state a geometry, by charges: [0] with several multiplicities and keep: lowest"
+            )
+
+
+def _alternative(kind: str) -> str:
+    """A potential that tells states apart, as the user would write it."""
+    aware = [
+        name
+        for name in names(Group.POTENTIALS)
+        if "charge_aware" in find(Group.POTENTIALS, name).Settings.model_fields
+    ]
+    chosen = kind if kind in aware else next(iter(aware), None)
+    if chosen is None:
+        return "use one that is charge_aware"
+    return f"use potential: {{kind: {chosen}, charge_aware: true}}"
 
 
 def build_labeler(spec: CampaignSpec) -> Labeler:

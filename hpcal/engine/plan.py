@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from hpcal.engine.campaign import CampaignSpec
+from hpcal.engine.states import labels_each
 from hpcal.engine.view import EnsembleView, View
 from hpcal.store.transitions import EnsembleState
 
@@ -301,11 +302,13 @@ def _rescore(view: View) -> Iterator[Action]:
 def _select(view: View, spec: CampaignSpec) -> Iterator[Action]:
     if view.current is None or view.outstanding("select", "rescore") or not view.candidates:
         return
-    batch = spec.selection.batch
+    # A batch and the budget are labels; a geometry takes one for each of its electronic states.
+    batch, each = spec.selection.batch, labels_each(spec.label.states)
     idle = view.n_waiting == 0 and not view.outstanding("label")
-    enough = len(view.candidates) >= (max(1, batch // 4) if idle else batch)
+    geometries = ceil(batch / each)
+    enough = len(view.candidates) >= (max(1, geometries // 4) if idle else geometries)
     quiet = quiet_rounds(view.current, spec) > view.current.quiet_rounds
-    budget = min(batch, _open_budget(view, spec) - view.n_waiting)
+    budget = ceil(min(batch, _open_budget(view, spec) - view.n_waiting) / each)
     if view.n_waiting < batch and (enough or quiet) and budget > 0:
         yield Select(structure_ids=view.candidates, budget=budget, ensemble_id=view.current.id)
 

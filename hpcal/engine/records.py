@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from hpcal.core.fingerprint import TOLERANCE_A
 from hpcal.core.protocols import MemberResult
 from hpcal.core.walker import Candidate, SampleResult, Split
+from hpcal.engine import siblings
 from hpcal.engine.completed import Completed, Record
 from hpcal.engine.context import Context
 from hpcal.engine.decide import decide
@@ -27,7 +27,7 @@ from hpcal.store.rows import family
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow, SegmentRow, StructureRow
 from hpcal.store.transitions import EnsembleState, StructureState
-from hpcal.store.twins import Twins
+from hpcal.store.twins import Twins, drop_duplicate
 
 
 def record_all(done: Sequence[Completed]) -> list[str]:
@@ -91,6 +91,8 @@ def _bootstrap(done: Completed) -> list[str]:
                 "every bootstrap structure is labelled",
                 task_id=task.id,
             )
+            # One by one: in the queue the states of a geometry follow it.
+            siblings.expand(session, context.spec.label.states, [row.id], task_id=task.id)
     return messages
 
 
@@ -161,6 +163,9 @@ def _rescore(done: Completed) -> list[str]:
     ensemble = ensembles.get(session, task.inputs["ensemble_id"])
     threshold = ensemble.threshold or 0.0
     states = structures.states_of(session, [value["structure_id"] for value in values])
+    policy = context.spec.label.states
+    waiting = [i for i, state in states.items() if state is StructureState.WAITING]
+    begun = siblings.begun(session, policy, waiting)
     kept: list[int] = []
     gone: dict[int, dict[str, str]] = {}
     for value in values:
@@ -171,7 +176,7 @@ def _rescore(done: Completed) -> list[str]:
         )  # fmt: skip
         if states[structure_id] not in (StructureState.CANDIDATE, StructureState.WAITING):
             continue
-        if scores.trigger > threshold:
+        if scores.trigger > threshold or structure_id in begun:
             kept.append(structure_id)
             continue
         reason = (
@@ -185,6 +190,7 @@ def _rescore(done: Completed) -> list[str]:
         )  # fmt: skip
     structures.change(session, kept, scored_generation=ensemble.generation)
     structures.move_each(session, gone, StructureState.DROPPED)
+    siblings.drop(session, policy, [i for i in gone if i in waiting])
     dropped = sum(states[i] is StructureState.WAITING for i in gone)
     return [f"{dropped} waiting structures dropped: the new ensemble is sure of them"] if dropped else []
 
@@ -219,6 +225,7 @@ def _select(done: Completed) -> list[str]:
         else:
             passed_over[structure_id] = {"reason": value["reason"]}
     structures.move_each(session, chosen, StructureState.WAITING)
+    siblings.expand(session, context.spec.label.states, list(chosen), task_id=task.id)
     structures.move_each(session, passed_over, StructureState.DROPPED)
     return [f"selected {len(chosen)} of {len(values)} candidates"]
 
@@ -244,9 +251,14 @@ def _sample(done: Completed) -> list[str]:
         walkers.release(session, untouched)
         splits = walkers.splits_of(session, [c.walker_id for c in result.candidates])
         twins = Twins(session, [c.structure for c in result.candidates])
+        audits = []
         for candidate in result.candidates:
-            split = splits[candidate.walker_id]
-            _candidate(done, ensemble, candidate, segments[candidate.walker_id], split=split, twins=twins)
+            row = _candidate(
+                done, ensemble, candidate, segments[candidate.walker_id],
+                split=splits[candidate.walker_id], twins=twins,
+            )  # fmt: skip
+            audits += [row.id] if row.state is StructureState.WAITING else []
+        siblings.expand(session, done.context.spec.label.states, audits, task_id=task.id)
     return []
 
 
@@ -258,7 +270,7 @@ def _candidate(
     *,
     split: Split,
     twins: Twins,
-) -> None:
+) -> StructureRow:
     session, task, metric = done.session, done.task, done.context.spec.metric
     twin = twins.of(candidate.structure)
     audit = candidate.reason == "audit"
@@ -284,7 +296,7 @@ def _candidate(
     )  # fmt: skip
     if twin is not None:
         drop_duplicate(session, row, twin, task_id=task.id)
-        return
+        return row
     twins.add(candidate.structure, row.id)
     if audit:
         structures.add_decision(
@@ -293,13 +305,7 @@ def _candidate(
             task_id=task.id, ensemble_id=ensemble.id, value=candidate.scores.trigger,
             threshold=ensemble.threshold,
         )  # fmt: skip
-
-
-def drop_duplicate(session: Session, row: StructureRow, twin: int, *, task_id: int | None) -> None:
-    """Says of a structure that came in dropped which known one it equals."""
-    row.twin_id = twin
-    row.reason = f"duplicate: the geometry of structure {twin}, within {TOLERANCE_A:g} Å"
-    structures.add_decision(session, row.id, "dropped", "duplicate", row.reason, task_id=task_id)
+    return row
 
 
 def _audit_priority(context: Context, candidate: Candidate) -> float:

@@ -47,7 +47,7 @@ def take(session: Session, context: Context) -> View:
     slots, last_seq = dispatcher.slots(), newest.last_seq if newest else 0
     unfinished, alive = queries.unfinished(session), queries.alive_walkers(session)
     total, learned = queries.label_totals(session), queries.label_totals(session, last_seq)
-    claimed_audit = unfinished.count(CLAIMED, origins=("audit",))
+    claimed_audit = unfinished.count(CLAIMED, origins=queries.AUDIT_ORIGINS)
     view = View(
         **_queues(session, spec, unfinished, slots.get("label", 1), current),
         **(_beginning(session, spec) if newest is None else {}),
@@ -95,7 +95,7 @@ def _queues(
     return {
         "seeds": head(("seed",), 1000),
         "waiting": head(queries.LEARNING_ORIGINS, labels),
-        "waiting_audit": head(("audit",), labels),
+        "waiting_audit": head(queries.AUDIT_ORIGINS, labels),
         "candidates": queries.scored_by(session, generation, most, stale=False) if fresh else (),
         "stale": queries.scored_by(session, generation, 4 * most, stale=True) if sampled else (),
     }

@@ -15,6 +15,7 @@ from hpcal.core.errors import ConfigurationError, InputError, StoreError
 from hpcal.core.label import LevelOfTheory
 from hpcal.core.settings import Document
 from hpcal.core.walker import Split
+from hpcal.engine import siblings
 from hpcal.engine.campaign import CampaignSpec, campaign_of
 from hpcal.engine.context import Context, Folders
 from hpcal.engine.dispatch import Dispatcher
@@ -92,21 +93,26 @@ def begin(
 
 def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int) -> None:
     origin = "seed" if spec.relaxes else "given"
-    for seed in start.seeds:
+    begun = [
         structures.add_structure(
             session, seed, origin=origin, state=StructureState.WAITING, split=Split.TRAIN, priority=1e6
-        )
-    splits = [
-        given.split or learning_split(stream(spec.seed, "given", number), spec.file.splits)
-        for number, given in enumerate(start.given)
+        ).id
+        for seed in start.seeds
     ]
-    pairs = [(given.structure, given.label) for given in start.given]
-    origins, notes = [given.origin for given in start.given], [given.note for given in start.given]
+    splits = [
+        item.split or learning_split(stream(spec.seed, "given", number), spec.file.splits)
+        for number, item in enumerate(start.given)
+    ]
+    pairs = [(item.structure, item.label) for item in start.given]
+    origins, notes = [item.origin for item in start.given], [item.note for item in start.given]
     bulk.add_labelled(session, pairs, splits, level_id, origin=origins, reason=notes)
     for taken in start.taken:
         add_event(session, 0, "labels_taken", taken.sentence, **taken.record)
     splits = [Split.REFERENCE] * len(start.reference)
     bulk.add_labelled(session, start.reference, splits, level_id, counted=False, origin="reference")
+    if not spec.relaxes:
+        # After what came with its label: that one is not labelled again.
+        siblings.expand(session, spec.label.states, begun)
 
 
 def take_up(
@@ -220,6 +226,7 @@ def refuse_what_cannot_change(old: CampaignSpec, new: CampaignSpec) -> None:
         "structures": (old.file.structures, new.file.structures),
         "bootstrap": (old.file.bootstrap, new.file.bootstrap),
         "potential.kind": (old.potential.name, new.potential.name),
+        "label.states.keep": (siblings.holds(old.label.states), siblings.holds(new.label.states)),
         "uncertainty.metric": (old.metric, new.metric),
     }
     samplers = [entry.part.name for entry in old.sampling]

@@ -43,7 +43,8 @@ class StatesSettings(Settings):
             raise ValueError("multiplicities: give at least one, and none twice")
         if not listed and self.charges == (0,):
             raise ValueError(
-                "they name no second state; give charges, such as [-1, 0, 1], or multiplicities, such as [1, 3]"
+                "they name no second state; give charges, such as [-1, 0, 1], or multiplicities, such as "
+                "[1, 3]"
             )
         if self.keep == "lowest" and len(self.multiplicities if listed else ()) < 2:
             raise ValueError(
@@ -65,7 +66,7 @@ class State:
         return cls(charge=structure.charge, multiplicity=structure.multiplicity)
 
     def __str__(self) -> str:
-        return f"charge {self.charge:+d} multiplicity {self.multiplicity}".replace("+0", "0")
+        return f"charge {self.charge} multiplicity {self.multiplicity}"
 
 
 def states_of(policy: StatesSettings, structure: Structure, base: State | None = None) -> list[State]:
@@ -91,12 +92,12 @@ def states_of(policy: StatesSettings, structure: Structure, base: State | None =
     return sorted(found)
 
 
-def learned_of(policy: StatesSettings, structure: Structure) -> list[tuple[int, ...]]:
+def learned_of(policy: StatesSettings, structure: Structure) -> list[str]:
     """What a potential has to tell apart in one geometry: states, or charges where one is kept of each."""
     states = states_of(policy, structure)
     if policy.keep == "lowest":
-        return sorted({(state.charge,) for state in states})
-    return [(state.charge, state.multiplicity) for state in states]
+        return [f"charge {charge}" for charge in sorted({state.charge for state in states})]
+    return [str(state) for state in states]
 
 
 def without_multiplicity(policy: StatesSettings, structure: Structure) -> int | None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from hpcal.core.errors import InputError
 from hpcal.store import queries
+from hpcal.store.labels import HELD
 from hpcal.store.tables import (
     AttemptRow,
     Campaign,
@@ -182,14 +183,19 @@ def walker_ends(session: Session) -> Counts:
 
 
 def label_counts(session: Session) -> tuple[Counts, int]:
-    """Accepted labels by (split,), and how many more were taken back."""
+    """Accepted labels by (split,), and how many more were taken back; those held back are neither."""
     rows = session.execute(
         select(LabelRow.split, func.count(), func.count(LabelRow.retracted))
         .where(LabelRow.seq.is_not(None))
         .group_by(LabelRow.split)
     ).all()
     accepted = {(str(split),): n - taken_back for split, n, taken_back in rows if n > taken_back}
-    return accepted, sum(row[2] for row in rows)
+    never_counted = session.scalar(
+        select(func.count())
+        .select_from(LabelRow)
+        .where(LabelRow.retracted.is_not(None), LabelRow.seq.is_(None), LabelRow.retracted != HELD)
+    )
+    return accepted, sum(row[2] for row in rows) + (never_counted or 0)
 
 
 def label_origins(session: Session) -> Counts:
@@ -203,7 +209,7 @@ def label_origins(session: Session) -> Counts:
     taken_back = session.execute(
         select(StructureRow.generation, StructureRow.origin, func.count())
         .join(LabelRow, LabelRow.structure_id == StructureRow.id)
-        .where(LabelRow.retracted.is_not(None), LabelRow.seq.is_not(None))
+        .where(LabelRow.retracted.is_not(None), LabelRow.split.in_(queries.OWN))
         .group_by(StructureRow.generation, StructureRow.origin)
     )
     for generation, origin, n in taken_back:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -19,6 +20,9 @@ from hpcal.store.queries import LEARNING, commit_numbers
 from hpcal.store.rows import label_columns, label_of, level_of, structure_of
 from hpcal.store.structures import PORTION, chunks
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRow, StructureRow
+
+HELD: Final = "held back until its geometry has its other multiplicities"
+"""Stands in ``label.retracted`` while it is open whether a label will be learned from."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,12 +42,13 @@ class NewLabel:
 
 
 def add_labels(
-    session: Session, new: Sequence[NewLabel], *, level_id: int, counted: bool = True
+    session: Session, new: Sequence[NewLabel], *, level_id: int, counted: bool = True, held: bool = False
 ) -> list[bool]:
     """Adds accepted labels; False for a structure that already has one at this level (the first wins).
 
     Args:
         counted: give them commit numbers; labels of the fixed reference set have none.
+        held: hold them back, without commit numbers, until :func:`accept` or :func:`take_back`.
     """
     taken = set(attempts_of(session, [n.structure_id for n in new], level_id))
     accepted: list[bool] = []
@@ -56,7 +61,8 @@ def add_labels(
     if not fresh:
         return accepted
     splits = [str(item.split) for item in fresh]
-    numbers = commit_numbers(session, splits) if counted else {"seq": None, "split_seq": None}
+    numbered = counted and not held
+    numbers = commit_numbers(session, splits) if numbered else {"seq": None, "split_seq": None}
     bulk.insert_columns(
         session,
         LabelRow,
@@ -70,9 +76,69 @@ def add_labels(
             "attempt_id": [item.attempt_id for item in fresh],
             "split": splits,
             "created": time.time(),
+            "retracted": HELD if held else None,
         },
     )
     return accepted
+
+
+def held_back(session: Session, ids: Sequence[int], level_id: int) -> set[int]:
+    """Those of some structures whose label at a level is held back."""
+    return {
+        found
+        for part in chunks(ids)
+        for found in session.scalars(
+            select(LabelRow.structure_id).where(
+                LabelRow.structure_id.in_(part),
+                LabelRow.level_of_theory_id == level_id,
+                LabelRow.retracted == HELD,
+            )
+        )
+    }
+
+
+def accepted_among(session: Session, ids: Sequence[int]) -> set[int]:
+    """Those of some structures that have a label with a commit number."""
+    return {
+        found
+        for part in chunks(ids)
+        for found in session.scalars(
+            select(LabelRow.structure_id).where(LabelRow.structure_id.in_(part), LabelRow.seq.is_not(None))
+        )
+    }
+
+
+def energies_of(session: Session, ids: Sequence[int], level_id: int) -> dict[int, float]:
+    """Energy, eV, of those of some structures that have a label at a level, whatever became of it."""
+    return {
+        structure_id: energy
+        for part in chunks(ids)
+        for structure_id, energy in session.execute(
+            select(LabelRow.structure_id, LabelRow.energy).where(
+                LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
+            )
+        )
+    }
+
+
+def accept(session: Session, structure_id: int, level_id: int) -> None:
+    """Lets a label stand that was held back: it gets its commit numbers now."""
+    row = _label_of(session, structure_id, level_id)
+    numbers = commit_numbers(session, [str(row.split)])
+    row.seq, row.split_seq, row.retracted = numbers["seq"][0], numbers["split_seq"][0], None
+    session.flush()
+
+
+def take_back(session: Session, structure_id: int, level_id: int, reason: str) -> None:
+    """Turns a label away that was held back; it stays recorded, without a commit number."""
+    _label_of(session, structure_id, level_id).retracted = reason
+    session.flush()
+
+
+def _label_of(session: Session, structure_id: int, level_id: int) -> LabelRow:
+    return session.scalars(
+        select(LabelRow).where(LabelRow.structure_id == structure_id, LabelRow.level_of_theory_id == level_id)
+    ).one()
 
 
 def add_rejection(

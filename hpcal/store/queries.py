@@ -27,8 +27,10 @@ from hpcal.store.tables import (
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState, WalkerState
 
 BOOTSTRAP_ORIGINS = ("minimum", "saddle", "given", "bootstrap")
-LEARNING_ORIGINS = (*BOOTSTRAP_ORIGINS, "sample", "file")
+LEARNING_ORIGINS = (*BOOTSTRAP_ORIGINS, "sample", "file", tables.STATE)
 """Origins of structures that may be learned from."""
+AUDIT_ORIGINS = ("audit", tables.AUDIT_STATE)
+"""Origins of structures that audit."""
 LEARNING = (Split.TRAIN, Split.VALIDATION)
 AUDITING = (Split.CALIBRATION, Split.TEST)
 OWN = (*LEARNING, *AUDITING)
@@ -393,7 +395,7 @@ def audit_waiting(session: Session, *, up_to: int) -> tuple[int, ...]:
         .where(
             UNFINISHED,
             StructureRow.state == StructureState.WAITING,
-            StructureRow.origin == "audit",
+            StructureRow.origin == "audit",  # its further states go with it
             StructureRow.generation <= up_to,
         )
         .order_by(StructureRow.id)

@@ -15,7 +15,7 @@ from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.structure import Structure
 from hpcal.core.walker import Split, Walker
 from hpcal.store.connect import as_json
-from hpcal.store.tables import LabelRow, LevelOfTheoryRow, StructureRow, WalkerRow
+from hpcal.store.tables import SIBLINGS, LabelRow, LevelOfTheoryRow, StructureRow, WalkerRow
 from hpcal.store.transitions import StructureState
 
 
@@ -71,8 +71,13 @@ def structure_row(
 
 
 def family(row: StructureRow) -> int:
-    """The walker that a structure comes from, or minus its id: frames of one family are alike."""
-    return -row.id if row.walker_id is None else row.walker_id
+    """The walker that a structure comes from, or minus its id: frames of one family are alike.
+
+    All electronic states of a geometry are of one family.
+    """
+    if row.walker_id is not None:
+        return row.walker_id
+    return -(row.parent_id or row.id) if row.origin in SIBLINGS else -row.id
 
 
 def structure_of(row: StructureRow, positions: bytes | None = None) -> Structure:

@@ -55,6 +55,10 @@ WORDS: Final = (
 LONG: Final = Integer().with_variant(BigInteger(), "postgresql")
 """Whole numbers beyond 32 bits, such as seeds; SQLite's integers all have 64."""
 
+STATE, AUDIT_STATE = "state", "audit_state"
+SIBLINGS: Final = (STATE, AUDIT_STATE)
+"""Origins of further electronic states of a geometry; ``parent_id`` is the structure that it came in as."""
+
 UNFINISHED: Final = "state IN ('candidate', 'waiting', 'claimed')"
 START: Final = "origin IN ('seed', 'minimum', 'saddle', 'given')"
 ALIVE: Final = "state IN ('idle', 'claimed')"

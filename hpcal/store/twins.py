@@ -8,8 +8,10 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hpcal.core.fingerprint import TOLERANCE_A
 from hpcal.core.geometries import Geometries, matching_keys
 from hpcal.core.structure import Structure
+from hpcal.store import structures
 from hpcal.store.rows import structure_of
 from hpcal.store.tables import StructureRow
 from hpcal.store.transitions import StructureState
@@ -54,3 +56,10 @@ class Twins:
     def add(self, newcomer: Structure, structure_id: int) -> None:
         """One of the newcomers is in the store now."""
         self._known.add(newcomer, structure_id)
+
+
+def drop_duplicate(session: Session, row: StructureRow, twin: int, *, task_id: int | None) -> None:
+    """Says of a structure that came in dropped which known one it equals."""
+    row.twin_id = twin
+    row.reason = f"duplicate: the geometry of structure {twin}, within {TOLERANCE_A:g} Å"
+    structures.add_decision(session, row.id, "dropped", "duplicate", row.reason, task_id=task_id)

@@ -53,7 +53,8 @@ RULES: Final[Mapping[str, str]] = {
     ),
     "a waiting structure is in a queue that the planner reads": (
         "SELECT id, origin FROM structure WHERE state = 'waiting' AND "
-        "origin NOT IN ('seed', 'minimum', 'saddle', 'given', 'bootstrap', 'sample', 'audit')"
+        "origin NOT IN ('seed', 'minimum', 'saddle', 'given', 'bootstrap', 'sample', 'audit', 'state', "
+        "'audit_state')"
     ),
     "no seed waits once there is an ensemble": (
         "SELECT id FROM structure WHERE state IN ('waiting', 'claimed') AND origin = 'seed' "
@@ -181,7 +182,8 @@ AT_THE_END: Final[Mapping[str, str]] = {
     ),
     "an evaluation says whose it is": (
         "SELECT c.id FROM score c JOIN structure s ON s.id = c.structure_id WHERE c.purpose = 'evaluate' AND "
-        "(c.split <> s.split OR c.n_atoms <> s.n_atoms OR c.family <> coalesce(s.walker_id, -s.id))"
+        "(c.split <> s.split OR c.n_atoms <> s.n_atoms OR c.family <> coalesce("
+        "s.walker_id, CASE WHEN s.origin IN ('state', 'audit_state') THEN -s.parent_id ELSE -s.id END))"
     ),
 }
 FILES: Final[Mapping[str, str]] = {
