@@ -161,7 +161,8 @@ def _refuse_blind(spec: CampaignSpec, policy: StatesSettings, structures: Sequen
             raise ConfigurationError(
                 f"label.states: {structure.formula} would be learned with {', '.join(learned)} at one "
                 f"geometry, which potential {kind} cannot tell apart; {_alternative(kind)}, leave states "
-                "out, or learn one state a geometry, by charges: [0] with several multiplicities and keep: lowest"
+                "out, or learn one state a geometry, by charges: [0] with several multiplicities and "
+                "keep: lowest"
             )
 
 
