@@ -16,6 +16,7 @@ from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive, stream
 from hpcal.exchange.hdf5 import write_shard
 from hpcal.store import ensembles, labels, queries, structures, tasks, walkers
+from hpcal.store.database import add_event
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow, TaskRow
 from hpcal.store.transitions import EnsembleState, StructureState
@@ -50,7 +51,16 @@ def _(action: plan.Bootstrap, session: Session, context: Context) -> list[TaskRo
 def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskRow]:
     ids = action.structure_ids
     structures.move(session, ids, StructureState.CLAIMED)
-    return [_task(session, context, "label", "label", {"structure_ids": ids}, units=len(ids), priority=1)]
+    inputs = {"structure_ids": ids} | ({"seconds": action.seconds} if action.seconds else {})
+    return [_task(session, context, "label", "label", inputs, units=len(ids), priority=1)]
+
+
+@apply.register
+def _(action: plan.Refuse, session: Session, context: Context) -> list[TaskRow]:
+    structures.move(session, action.structure_ids, StructureState.QUARANTINED, reason=action.reason)
+    n = len(action.structure_ids)
+    add_event(session, context.store.epoch, "refused", f"{n} structures set aside: {action.reason}")
+    return []
 
 
 @apply.register

@@ -35,7 +35,11 @@ def _open(session: Session, task: TaskRow) -> list[Payload]:
     ids: Sequence[int] = task.inputs["structure_ids"]
     states = structures.states_of(session, ids)
     left = [i for i in ids if states[i] is StructureState.CLAIMED]
-    return [{"id": i, "structure": s} for i, s in structures.structures_of(session, left)]
+    expected = dict(zip(ids, task.inputs.get("seconds", ()), strict=False))
+    return [
+        {"id": i, "structure": s, **({"seconds": expected[i]} if i in expected else {})}
+        for i, s in structures.structures_of(session, left)
+    ]
 
 
 def _bootstrap(session: Session, context: Context, task: TaskRow) -> Payload:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 
+from hpcal.engine import label_time
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.states import labels_each
 from hpcal.engine.view import EnsembleView, View
@@ -54,9 +56,22 @@ class Bootstrap:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChunk:
-    """Label these structures in one task."""
+    """Label these structures in one task.
+
+    Attributes:
+        seconds: what each is expected to take; empty where that is not known.
+    """
 
     structure_ids: tuple[int, ...]
+    seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refuse:
+    """Set waiting structures aside whose label fits into no batch job."""
+
+    structure_ids: tuple[int, ...]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +150,7 @@ Action = (
     | CheckMinimum
     | Bootstrap
     | LabelChunk
+    | Refuse
     | Train
     | GoOn
     | Evaluate
@@ -179,13 +195,18 @@ def plan(view: View, spec: CampaignSpec) -> list[Action]:
 
 def _label_too_long(view: View) -> str | None:
     """A sentence if labels, as measured, do not fit into the batch jobs of their pool."""
-    seconds, room = view.seconds.get("label"), view.label_room
+    seconds, room, times = view.seconds.get("label"), view.label_room, view.label_times
     if seconds is None or room is None or seconds <= room:
         return None
+    if times is not None and any(times.expected(formula) <= room for formula in view.formulas.values()):
+        return None
+    return f"a label takes about {seconds:.0f} s, {_no_room(room)}"
+
+
+def _no_room(room: float) -> str:
     return (
-        f"a label takes about {seconds:.0f} s, and a batch job of the pool label leaves {room:.0f} s for one "
-        "(its walltime less walltime_margin); give the pool a longer walltime or more cores_per_worker, or "
-        "name a larger pool in the site file"
+        f"and a batch job of the pool label leaves {room:.0f} s for one (its walltime less walltime_margin); "
+        "give the pool a longer walltime or more cores_per_worker, or name a larger pool in the site file"
     )
 
 
@@ -324,10 +345,32 @@ def _label(view: View, spec: CampaignSpec) -> Iterator[Action]:
     tasks = QUEUE_DEPTH * slots - view.pools.get("label", 0)
     if tasks <= 0:
         return
-    chosen = _to_label(view, spec)
-    chunk = _chunk(view, spec, len(chosen), slots)
-    for start in range(0, min(len(chosen), tasks * chunk), chunk):
-        yield LabelChunk(structure_ids=tuple(chosen[start : start + chunk]))
+    refused = _out_of_reach(view)
+    yield from refused
+    gone = {structure_id for action in refused for structure_id in action.structure_ids}
+    chosen = [structure_id for structure_id in _to_label(view, spec) if structure_id not in gone]
+    if view.label_times is not None:
+        chosen = [structure_id for structure_id in chosen if structure_id in view.formulas]
+    yield from islice(_chunks(view, spec, chosen, slots), tasks)
+
+
+def _out_of_reach(view: View) -> list[Refuse]:
+    """Waiting structures whose label almost certainly takes longer than a batch job lasts."""
+    times, room = view.label_times, view.label_room
+    if times is None or room is None:
+        return []
+    found: dict[str, list[int]] = {}
+    for structure_id, formula in view.formulas.items():
+        found.setdefault(formula, []).append(structure_id)
+    return [
+        Refuse(
+            structure_ids=tuple(ids),
+            reason=f"a label of {formula} takes about {times.expected(formula):.0f} s, as {times.labels} "
+            f"labels foretell, {_no_room(room)}",
+        )
+        for formula, ids in found.items()
+        if times.least(formula) > room
+    ]
 
 
 def _to_label(view: View, spec: CampaignSpec) -> list[int]:
@@ -348,12 +391,26 @@ def _to_label(view: View, spec: CampaignSpec) -> list[int]:
     return chosen
 
 
-def _chunk(view: View, spec: CampaignSpec, n: int, slots: int) -> int:
-    """Structures in a task: as many as fill its aimed duration, but work for every slot."""
-    tasks, seconds = spec.file.tasks, view.seconds.get("label")
+def _chunks(view: View, spec: CampaignSpec, chosen: list[int], slots: int) -> Iterator[LabelChunk]:
+    """Tasks of as many structures as fill the aimed duration, but work for every slot."""
+    tasks, mean, times = spec.file.tasks, view.seconds.get("label"), view.label_times
     aim = tasks.label_seconds if view.label_room is None else min(tasks.label_seconds, view.label_room)
-    by_time = tasks.max_label_chunk if not seconds else max(1, int(aim / seconds))
-    return max(1, min(by_time, tasks.max_label_chunk, ceil(n / slots)))
+    most = max(1, min(tasks.max_label_chunk, ceil(len(chosen) / slots)))
+    seconds: list[float] = []
+    if times is None:
+        by_mean = most if not mean else max(1, int(aim / mean))
+        sizes = [min(by_mean, most)] * len(chosen)
+    else:
+        each = {formula: round(times.expected(formula), 3) for formula in set(view.formulas.values())}
+        seconds = [each[view.formulas[structure_id]] for structure_id in chosen]
+        sizes = label_time.chunks(seconds, aim=aim, most=most)
+    start = 0
+    for size in sizes:
+        if start >= len(chosen):
+            break
+        end = start + size
+        yield LabelChunk(structure_ids=tuple(chosen[start:end]), seconds=tuple(seconds[start:end]))
+        start = end
 
 
 def _sample(view: View, spec: CampaignSpec) -> Iterator[Action]:

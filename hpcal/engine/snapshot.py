@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from hpcal.core.walker import Split
-from hpcal.engine import quorum
+from hpcal.engine import label_time, quorum
 from hpcal.engine.campaign import CampaignSpec
 from hpcal.engine.context import Context
 from hpcal.engine.failures import last_line
 from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
 from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, TrainingView, View
-from hpcal.store import ensembles, failures, queries, structures, tasks
+from hpcal.store import ensembles, failures, measurements, queries, structures, tasks
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState
@@ -27,6 +27,8 @@ ALL_BROKEN = 200
 """Walkers broken in a row before sampling counts as failed."""
 GONE = (StructureState.DROPPED, StructureState.QUARANTINED)
 GAP_LIMIT = 20_000
+FORETOLD = 1000
+"""Structures of one queue whose times are foretold in one call of the planner."""
 WAITING, CANDIDATE, CLAIMED = StructureState.WAITING, StructureState.CANDIDATE, StructureState.CLAIMED
 MIN_CALIBRATION = 10
 """Calibration labels below which the threshold is provisional, from the labels learned from."""
@@ -75,7 +77,22 @@ def take(session: Session, context: Context) -> View:
         audit=_audit(session, current),
         failed_stage=failed_stage(session, context.store.epoch),
     )
-    return replace(view, gaps=_gaps(session, newest, context.level_id)) if _gaps_matter(view, spec) else view
+    if _gaps_matter(view, spec):
+        view = replace(view, gaps=_gaps(session, newest, context.level_id))
+    return _timed(view, session, context)
+
+
+def _timed(view: View, session: Session, context: Context) -> View:
+    """The view with what is known of the time of labels, where durations are real and labels can go out."""
+    free = QUEUE_DEPTH * view.slots.get("label", 1) - view.pools.get("label", 0)
+    most = min(FORETOLD, max(0, free) * context.spec.file.tasks.max_label_chunk)
+    waiting = (*view.waiting[:most], *view.waiting_audit[:most])
+    if context.dispatcher.virtual or not waiting:
+        return view
+    times = label_time.fit(measurements.label_seconds(session, context.level_id))
+    if times is None:
+        return view
+    return replace(view, label_times=times, formulas=measurements.formulas(session, waiting))
 
 
 def _queues(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hpcal.engine.label_time import LabelTimes
 from hpcal.store.transitions import EnsembleState
 
 
@@ -110,6 +111,10 @@ class View:
         pools: outstanding tasks by pool.
         slots: workers by pool.
         seconds: measured seconds per unit of work by kind.
+        label_times: how long labels take by composition, or None where that is not known yet and where
+            durations are virtual.
+        formulas: Hill formulas of the first waiting structures, where ``label_times`` is known; the
+            others wait for the next snapshot.
         label_room: seconds that a label can take at most before its batch job ends, or None.
         current: the promoted ensemble that drives sampling.
         newest: the ensemble of the highest generation.
@@ -139,6 +144,8 @@ class View:
     pools: Mapping[str, int] = field(default_factory=dict)
     slots: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    label_times: LabelTimes | None = None
+    formulas: Mapping[int, str] = field(default_factory=dict)
     label_room: float | None = None
     current: EnsembleView | None = None
     newest: EnsembleView | None = None

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hpcal.core.walker import Split
-from hpcal.store.queries import EVALUATION
+from hpcal.store.queries import EVALUATION, last_commit
+from hpcal.store.structures import chunks
 from hpcal.store.tables import AttemptRow, EnsembleRow, LabelRow, ScoreRow, StructureRow, TaskRow
 
 
@@ -159,6 +160,58 @@ class Attempts:
     def seconds(self) -> FloatArray:
         """(n,) wall time; 0 where start or end is unknown."""
         return np.nan_to_num(self.end - self.start, nan=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelSeconds:
+    """What labels took; n labels.
+
+    Attributes:
+        formula: (n,) Hill formulas.
+        seconds: (n,) wall time, checks included.
+        basis_functions: (n,) NaN where the label does not say.
+    """
+
+    formula: Sequence[str]
+    seconds: FloatArray
+    basis_functions: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def label_seconds(session: Session, level_id: int, *, last: int = 200) -> LabelSeconds:
+    """What those of the newest labels took that were calculated here at a level.
+
+    Args:
+        last: how many are looked at, whoever made them; the cost does not grow with the history.
+    """
+    seconds, functions = (LabelRow.diagnostics[key].as_float() for key in ("seconds", "basis_functions"))
+    rows = session.execute(
+        select(StructureRow.formula, seconds, functions)
+        .join(StructureRow, StructureRow.id == LabelRow.structure_id)
+        .where(
+            LabelRow.seq > last_commit(session) - last,
+            LabelRow.level_of_theory_id == level_id,
+            LabelRow.attempt_id.is_not(None),
+        )
+        .order_by(LabelRow.seq)
+    ).all()
+    formula, taken, size = _columns([row for row in rows if row[1] is not None and row[1] > 0], 3)
+    return LabelSeconds(
+        formula=tuple(formula),
+        seconds=np.array(taken, dtype=np.float64),
+        basis_functions=np.array(size, dtype=np.float64),
+    )
+
+
+def formulas(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    """Hill formulas of structures."""
+    found: dict[int, str] = {}
+    for part in chunks(ids):
+        rows = session.execute(select(StructureRow.id, StructureRow.formula).where(StructureRow.id.in_(part)))
+        found |= {row.id: row.formula for row in rows}
+    return found
 
 
 def family_errors(

@@ -24,11 +24,18 @@ _labelers: dict[str, ReadyLabeler] = {}
 
 
 def label(work: Work) -> None:
-    """Labels structures, one record each, in order; stops between structures."""
+    """Labels structures, one record each, in order; stops between structures.
+
+    Once there is a result, structures that are expected to take longer than what is left are passed
+    over, for another task; the first is always tried, so that no task ends with nothing.
+    """
     labeler = labeler_of(work.inputs["label"], work.threads, work.log)
-    for item in work.inputs["structures"]:
+    for number, item in enumerate(work.inputs["structures"]):
         if work.deadline.expired():
             break
+        left = work.deadline.remaining()
+        if number and left is not None and item.get("seconds", 0.0) > left:
+            continue
         work.spool.append({"structure_id": item["id"], **_one_label(labeler, item["structure"], work)})
     else:
         return
