@@ -78,7 +78,7 @@ class AseCalculator:
         self._level = LevelOfTheory(
             code=recipe.code,
             version=self._version(about),
-            method=settings.method or method_of(recipe, settings.parameters) or settings.calculator,
+            method=settings.method or self._method,
             settings={
                 "calculator": settings.calculator,
                 "parameters": settings.parameters,
@@ -130,6 +130,14 @@ class AseCalculator:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return self._label(structure, finished, written)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {**self._recipe.arguments_of_class, **self._settings.parameters}
+
+    @property
+    def _method(self) -> str:
+        return method_of(self._recipe, self._parameters) or self._settings.calculator
 
     @property
     def _alone(self) -> bool:
@@ -204,7 +212,7 @@ class AseCalculator:
     def _request(self, structure: Structure) -> dict[str, Any]:
         """What the runner is asked. Raises CannotTell."""
         recipe = self._recipe
-        parameters = {**recipe.arguments_of_class, **self._settings.parameters}
+        parameters = self._parameters
         # A crystal of multiplicity 1 has whatever moment it has.
         multiplicity = None if structure.periodic and structure.multiplicity == 1 else structure.multiplicity
         if recipe.state is not None:

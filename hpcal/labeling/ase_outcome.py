@@ -50,7 +50,7 @@ class Finished:
         signal: that ended the runner, or None.
         status: exit status of the runner.
         output: of the program, as the recipe says where.
-        log: standard output and error of all that ran.
+        log: standard output and error of all that ran, those in files ``*.err`` included.
         seconds: time that it took.
     """
 
@@ -71,8 +71,8 @@ class Finished:
 
     @property
     def text(self) -> str:
-        """All that was written."""
-        return f"{self.output}\n{self.log}"
+        """All that was written, and the exception: some calculators put a program's last words there."""
+        return f"{self.output}\n{self.log}\n{self.answer.get('error', {}).get('message', '')}"
 
     @property
     def tail(self) -> str:
@@ -106,6 +106,9 @@ def judged(finished: Finished, recipe: Recipe) -> Rejection | None:
         return rejected("scf_not_converged", f"{finished.name}: {line}", finished)
     missing = [pattern for pattern in recipe.proves if first_line((pattern,), finished.output) is None]
     if finished.results is not None and finished.in_order:
+        mistake = first_line(recipe.mistakes, finished.output)
+        if mistake is not None:
+            raise ConfigurationError(f"{finished.name}: {mistake}: it calculated something else")
         if missing:
             return rejected(
                 "not_converged",

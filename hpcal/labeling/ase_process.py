@@ -89,7 +89,7 @@ def finish(job: Job, folder: Path, request: Mapping[str, Any], name: str, deadli
         signal=ended.signal,
         status=ended.status,
         output=_output(job.recipe, folder) if job.recipe.output else ended.output,
-        log="\n".join(part for part in (ended.output, ended.errors) if part),
+        log="\n".join(part for part in (ended.output, ended.errors, _texts(folder, "*.err")) if part),
         seconds=ended.seconds,
     )
 
@@ -139,7 +139,11 @@ def _output(recipe: Recipe, folder: Path) -> str:
     """The program's output: the end of each file that the recipe names, by name."""
     if recipe.output is None:
         return _read(folder / "output")
-    return "\n".join(_read(path) for path in sorted((folder / ase_run.WORK).glob(recipe.output)))
+    return _texts(folder, recipe.output)
+
+
+def _texts(folder: Path, pattern: str) -> str:
+    return "\n".join(_read(path) for path in sorted((folder / ase_run.WORK).glob(pattern)))
 
 
 def _read(path: Path) -> str:

@@ -29,7 +29,7 @@ class Recipe:
         output: name of the file with the output, which may hold ``*``; None for standard output.
         proves: patterns that all are in the output of a calculation that converged and came to its end.
         disproves: patterns of which none may be in it.
-        mistakes: patterns by which the program says that its input is wrong.
+        mistakes: patterns by which the program says that its input is wrong, also where it goes on.
         failures: patterns by which it says that the structure cannot be calculated.
         unconverged: names of exceptions that say that the SCF did not converge.
         version: pattern of its version.
@@ -273,6 +273,8 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             r"\* finished run on",
         ),
         disproves=(r"convergence criteria cannot be satisfied", r"did not converge"),
+        # Options that it does not know are passed over with a warning.
+        mistakes=(r"Unknown option '\S+' provided",),
         failures=(r"\[ERROR\].*",),
         version=r"xtb version (\S+)",
         ask_version=("--version",),
@@ -280,6 +282,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         state=by_keys("charge", "unpaired", unpaired=True),
         boundaries="molecules",
         ranks="none",
+        arguments_of_class={"method": "GFN2-xTB"},
         elements=frozenset(range(1, _HEAVIEST_XTB + 1)),
     ),
 }

@@ -151,8 +151,8 @@ class AseSettings(Settings):
         recipe, name = self.recipe, self.calculator
         if not (recipe.here or recipe.proves or self.analytic):
             return (
-                f"calculator {name} has no recipe, so that it is not known how its output says that "
-                "it converged: give converged_when (and output, failed_when), or analytic: true if it iterates nothing"
+                f"calculator {name} has no recipe, so that it is not known how its output says that it "
+                "converged: give converged_when (and output, failed_when), or analytic: true if none has to"
             )
         if recipe.files_needed and not self.files:
             return f"calculator {name}: {recipe.files_needed}"
