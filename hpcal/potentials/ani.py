@@ -49,6 +49,9 @@ class ANISettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
+    charge_aware: bool = Field(
+        False, description="whether the networks know the charge and the multiplicity of a structure"
+    )
     data_parallel: bool = Field(
         False, description="train on all ranks that the pool's launcher starts, each with a share of the data"
     )
@@ -68,8 +71,13 @@ class ANI:
         return self.settings.members
 
     def capabilities(self) -> Capabilities:
-        """Differentiable, periodic, blind to charge and spin, for any element."""
-        return Capabilities(differentiable=True, periodic=True, provides=PROVIDES)
+        """Differentiable, periodic, for any element; blind to charge and spin unless asked for."""
+        return Capabilities(
+            differentiable=True,
+            periodic=True,
+            charge_aware=self.settings.charge_aware,
+            provides=PROVIDES,
+        )
 
     def trainer(self, elements: Sequence[int], seed: int) -> ANITrainer:
         """A trainer for structures of these elements; the seed orders the batches."""
@@ -91,8 +99,8 @@ class ANI:
         for path, member in zip(members, loaded, strict=True):
             if member.frame.architecture != loaded[0].frame.architecture:
                 raise FormatError(
-                    f"{path} has other elements, descriptors or layers than {members[0]}: "
-                    "members of one ensemble must share them"
+                    f"{path} has other elements, descriptors or layers than {members[0]}, or only one of "
+                    "them knows charge and spin (charge_aware): members of one ensemble must share these"
                 )
         return ANIEnsemble(loaded, device=torch.device(resolve(device)), dtype=_DTYPES[dtype])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from hpcal.core.batch import Batch
+from hpcal.core.protocols import Capabilities
 from hpcal.potentials.dense import MAX_ATOMS, DenseAEV, Layout, feature_order, layout
 from hpcal.potentials.descriptors import NO_SPECIES, Descriptor
 from hpcal.potentials.differentiable import DifferentiableEnsemble
 from hpcal.potentials.member import KIND, Frame, Member
 from hpcal.potentials.networks import Network, atomic_energies, energies_and_slopes, stacked
+from hpcal.potentials.states import State, of_batch
 
 MIN_COPIES: Final = 6
 """Replicas of a molecule from which they are worth a dense pass of their own."""
@@ -47,8 +49,8 @@ class _Block:
 
     Attributes:
         leaf: (B', N', 3) positions that the descriptors derive from.
-        elements: for each element with atoms here, its place, (F, n) descriptors, (n,) rows in
-            the batch.
+        elements: for each element with atoms here, its place, (F, n) inputs of the networks, (n,)
+            rows in the batch.
         networks: weights for this order of the features.
         rows: (B',) rows of the batch, or None for all.
         order: (N',) atoms of the batch that the leaf holds, or None for all.
@@ -67,6 +69,8 @@ class ANIEnsemble(DifferentiableEnsemble):
     def __init__(self, members: Sequence[Member], *, device: torch.device, dtype: torch.dtype) -> None:
         trained = frozenset.intersection(*(frozenset(m.frame.trained) for m in members))
         super().__init__(KIND, trained, len(members), device, dtype)
+        states = [frozenset(m.frame.state.seen if m.frame.state else ()) for m in members]
+        self._states = frozenset.intersection(*states)
         self.frame: Frame = members[0].frame
         n_elements = len(self.frame.elements)
         self._descriptor = Descriptor(self.frame.aev, self.frame.elements, device=device, dtype=dtype)
@@ -75,8 +79,9 @@ class ANIEnsemble(DifferentiableEnsemble):
         self._networks = tuple(_network(members, e, device, dtype) for e in range(n_elements))
         self._dense_networks = tuple(_network(members, e, device, dtype, order) for e in range(n_elements))
         # The constant of the first member is common; what others differ by is a member's own.
-        self._constants = torch.tensor(self.frame.self_energies, dtype=torch.float64, device=device)
-        own = np.stack([m.frame.self_energies - self.frame.self_energies for m in members])
+        constants = np.stack([_constants(m.frame) for m in members])
+        self._constants = torch.tensor(constants[0], dtype=torch.float64, device=device)
+        own = constants - constants[0]
         self._own = torch.tensor(own, dtype=torch.float64, device=device) if own.any() else None
         self._centres = torch.tensor(self.frame.centres, dtype=dtype, device=device)
         self._scales = torch.tensor(self.frame.scales, dtype=dtype, device=device)
@@ -84,13 +89,31 @@ class ANIEnsemble(DifferentiableEnsemble):
         self._layouts: OrderedDict[tuple[int, ...], Layout] = OrderedDict()
         self._last: tuple[Tensor, Tensor | None, _Plan] | None = None
 
+    def capabilities(self) -> Capabilities:
+        """What it can do, and the elements that it was trained on."""
+        return replace(super().capabilities(), charge_aware=self.frame.state is not None)
+
+    @property
+    def states(self) -> frozenset[State]:
+        """Charges and multiplicities that all members saw in training; none if blind to them.
+
+        Other states are extrapolated, and members differ on them.
+        """
+        return self._states
+
     def features(self, batch: Batch) -> Tensor:
-        """(B, N, F) standardised AEVs: a centre for each element, one scale for all its features."""
+        """(B, N, F) standardised AEVs: a centre for each element, one scale for all its features.
+
+        Where charge and spin are known, two more: the atom's share of each.
+        """
         batch = self._taken(batch)
         with torch.no_grad():
             species = self._descriptor.species(batch)
             place = species.clamp(min=0)
             values = (self._descriptor(batch) - self._centres[place]) / self._scales[place].unsqueeze(2)
+            if self.frame.state is not None:
+                shares = (self._shares(batch).T / self.frame.state.scale).unsqueeze(1)
+                values = torch.cat([values, shares.expand(-1, values.shape[1], -1)], dim=2)
             return values * (species != NO_SPECIES).unsqueeze(2)
 
     def member_forces(self, batch: Batch) -> Tensor:
@@ -129,10 +152,18 @@ class ANIEnsemble(DifferentiableEnsemble):
         return self._counts(batch) @ self._constants
 
     def _counts(self, batch: Batch) -> Tensor:
-        """(B, E) atoms of each element, float64."""
+        """(B, E) atoms of each element, float64; then charge and unpaired electrons if known."""
         species = self._descriptor.species(batch)
         places = torch.arange(len(self.frame.elements), device=self.device)
-        return (species.unsqueeze(2) == places).sum(dim=1).double()
+        counts = (species.unsqueeze(2) == places).sum(dim=1).double()
+        if self.frame.state is None:
+            return counts
+        return torch.cat([counts, of_batch(batch).to(self.device)], dim=1)
+
+    def _shares(self, batch: Batch) -> Tensor:
+        """(2, B) charge and unpaired electrons of a structure, divided among its atoms."""
+        shares: Tensor = (of_batch(batch).to(self.device) / batch.n_atoms.unsqueeze(1)).T
+        return shares.to(self.dtype).contiguous()
 
     def _blocks(self, batch: Batch, *, cut: bool = False) -> Iterator[_Block]:
         """Descriptors of the batch, differentiable in its positions.
@@ -141,17 +172,18 @@ class ANIEnsemble(DifferentiableEnsemble):
             cut: whether each block gets a leaf of its own, so that it can be differentiated alone.
         """
         plan = self._plan(batch)
+        shares = None if self.frame.state is None else self._shares(batch)
         for group in plan.groups:
             rows = group.rows
             positions = batch.positions if rows is None else batch.positions[rows]
             positions = positions[:, group.molecule.order]
-            yield self._dense_block(_fresh(positions) if cut else positions, group)
+            yield self._dense_block(_fresh(positions) if cut else positions, group, shares)
         if plan.by_lists:
             part = batch if plan.others is None else batch.rows(plan.others)
             part = part.at(_fresh(part.positions)) if cut else part
-            yield self._list_block(part, plan.others)
+            yield self._list_block(part, plan.others, shares)
 
-    def _dense_block(self, positions: Tensor, group: _Group) -> _Block:
+    def _dense_block(self, positions: Tensor, group: _Group, shares: Tensor | None) -> _Block:
         with torch.enable_grad() if positions.requires_grad else torch.no_grad():
             aevs = self._dense(positions, group.molecule)
         copies = len(positions)
@@ -160,7 +192,8 @@ class ANIEnsemble(DifferentiableEnsemble):
         for e, count in enumerate(group.molecule.counts):
             if count:
                 x = aevs[:, start : start + count].reshape(len(aevs), -1)
-                parts.append((e, x, rows.repeat(count)))
+                own = rows.repeat(count)
+                parts.append((e, _inputs(x, shares, own), own))
                 start += count
         return _Block(
             leaf=positions,
@@ -170,7 +203,7 @@ class ANIEnsemble(DifferentiableEnsemble):
             order=group.molecule.order,
         )
 
-    def _list_block(self, batch: Batch, rows: Tensor | None) -> _Block:
+    def _list_block(self, batch: Batch, rows: Tensor | None, shares: Tensor | None) -> _Block:
         with torch.enable_grad() if batch.positions.requires_grad else torch.no_grad():
             aevs = self._descriptor(batch).flatten(0, 1)
             species = self._descriptor.species(batch).flatten()
@@ -180,7 +213,8 @@ class ANIEnsemble(DifferentiableEnsemble):
                 atoms = (species == e).nonzero().flatten()
                 if len(atoms):
                     row = atoms // width
-                    parts.append((e, aevs[atoms].T, row if rows is None else rows[row]))
+                    own = row if rows is None else rows[row]
+                    parts.append((e, _inputs(aevs[atoms].T, shares, own), own))
         return _Block(
             leaf=batch.positions, elements=tuple(parts), networks=self._networks, rows=rows, order=None
         )
@@ -245,14 +279,19 @@ def _network(
     dtype: torch.dtype,
     order: np.ndarray | None = None,
 ) -> Network:
-    """Stacked layers that take raw descriptors: the standardisation is part of the first layer."""
+    """Stacked layers that take raw inputs: the standardisation is part of the first layer.
+
+    Args:
+        order: of the features; all else that the networks take follows as it is.
+    """
     layers = []
     for member in members:
         (weight, bias), rest = member.networks[element][0], member.networks[element][1:]
         frame = member.frame
-        scaled = weight.astype(np.float64) / frame.scales[element]
-        moved = bias.astype(np.float64) - scaled @ frame.centres[element]
-        scaled = scaled if order is None else scaled[:, order]
+        n = frame.n_features
+        scaled = weight.astype(np.float64) / frame.input_scales(element)
+        moved = bias.astype(np.float64) - scaled[:, :n] @ frame.centres[element]
+        scaled = scaled if order is None else np.hstack([scaled[:, order], scaled[:, n:]])
         layers.append(
             [
                 (torch.tensor(w, device=device, dtype=dtype), torch.tensor(b, device=device, dtype=dtype))
@@ -260,6 +299,18 @@ def _network(
             ]
         )
     return stacked(layers)
+
+
+def _constants(frame: Frame) -> np.ndarray:
+    """(E,) constant energies, then those of charge and spin if known."""
+    return (
+        frame.self_energies if frame.state is None else np.append(frame.self_energies, frame.state.energies)
+    )
+
+
+def _inputs(x: Tensor, shares: Tensor | None, rows: Tensor) -> Tensor:
+    """(F, n) descriptors, with the shares of their structures below them if the networks take them."""
+    return x if shares is None else torch.cat([x, shares[:, rows]])
 
 
 def _fresh(positions: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from hpcal.core.errors import FormatError
 from hpcal.potentials import files
 from hpcal.potentials.descriptors import AEVSettings
 from hpcal.potentials.networks import Activation
+from hpcal.potentials.states import COLUMNS, StateFrame
 
 KIND: Final = "ani"
 
@@ -34,6 +35,7 @@ class Frame:
         centres: (E, F) centre of the descriptor of each element.
         scales: (E,) scale of the descriptor of each element.
         self_energies: (E,) constant energy of an atom of each element, eV.
+        state: of networks that know charge and spin, else None.
     """
 
     elements: tuple[int, ...]
@@ -44,16 +46,29 @@ class Frame:
     centres: FloatArray
     scales: FloatArray
     self_energies: FloatArray
+    state: StateFrame | None = None
 
     @property
     def architecture(self) -> tuple[Any, ...]:
         """What members must share to be evaluated together."""
-        return self.elements, self.aev, self.hidden, self.activation
+        return self.elements, self.aev, self.hidden, self.activation, self.state is not None
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of all layers, the descriptor first."""
-        return (self.aev.length(len(self.elements)), *self.hidden, 1)
+        """Widths of all layers, the inputs first."""
+        return (self.n_features + (0 if self.state is None else COLUMNS), *self.hidden, 1)
+
+    @property
+    def n_features(self) -> int:
+        """F; what the networks take besides follows it."""
+        return self.aev.length(len(self.elements))
+
+    def input_scales(self, element: int) -> FloatArray:
+        """Scale of each input of an element's network."""
+        scales = np.full(self.widths[0], self.scales[element])
+        if self.state is not None:
+            scales[self.n_features :] = self.state.scale
+        return scales
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,14 +89,17 @@ class Member:
         """The same function of geometry with the standardisation and constants of another frame.
 
         With x̂ = (x - c)/s, W x̂ + b equals W' x̂' + b' for W' = W s'/s and b' = b + W (c' - c)/s.
+        The energies of charge and spin are of a structure, not of its atoms: where those of the
+        frames differ, charged and open-shell states are moved by the difference.
         """
         own = self.frame
         networks = []
         for e, layers in enumerate(self.networks):
             (weight, bias), rest = layers[0], list(layers[1:])
             wide = weight.astype(np.float64)
-            moved = bias + wide @ ((frame.centres[e] - own.centres[e]) / own.scales[e])
-            first = (wide * (frame.scales[e] / own.scales[e]), moved)
+            of_features = wide[:, : own.n_features]
+            moved = bias + of_features @ ((frame.centres[e] - own.centres[e]) / own.scales[e])
+            first = (wide * (frame.input_scales(e) / own.input_scales(e)), moved)
             last_weight, last_bias = rest[-1] if rest else first
             last = (last_weight, last_bias + (own.self_energies[e] - frame.self_energies[e]))
             joined = [first, *rest[:-1], last] if rest else [last]
@@ -91,6 +109,7 @@ class Member:
     def encode(self) -> bytes:
         """The bytes of its file."""
         frame = self.frame
+        state = {} if frame.state is None else {"state": frame.state.content()}
         return files.encode(
             {
                 "kind": KIND,
@@ -102,6 +121,7 @@ class Member:
                 "centres": frame.centres,
                 "scales": frame.scales,
                 "self_energies": frame.self_energies,
+                **state,
                 "networks": [[[w, b] for w, b in layers] for layers in self.networks],
                 "info": dict(self.info),
             }
@@ -125,6 +145,7 @@ class Member:
                 centres=content["centres"],
                 scales=content["scales"],
                 self_energies=content["self_energies"],
+                state=StateFrame.of(content["state"]) if "state" in content else None,
             )
             networks = tuple(tuple((w, b) for w, b in layers) for layers in content["networks"])
             _check_shapes(frame, networks)

@@ -44,7 +44,8 @@ from hpcal.potentials.fitting import CHECKPOINT_SECONDS, INITIAL, ORDER, rmse, s
 from hpcal.potentials.member import Frame, Layers, Member
 from hpcal.potentials.networks import Layer, Network, initial, stacked
 from hpcal.potentials.ranks import ALONE, Ranks, owners
-from hpcal.potentials.training_set import TrainingSet, fit_self_energies
+from hpcal.potentials.states import StateFrame, of_dataset, scale, seen, shares
+from hpcal.potentials.training_set import TrainingSet, constants, fit_self_energies, fit_state_energies
 from hpcal.potentials.training_state import STATE, Job, State, resumed, save
 
 if TYPE_CHECKING:
@@ -84,9 +85,14 @@ class ANITrainer:
         """
         checkpoint = Path(checkpoint)
         fitting.check(dataset, members, self.elements)
-        left_out = {"members", "jacobian_memory_GB", "data_parallel"}
+        left_out, key = {"members", "jacobian_memory_GB", "data_parallel"}, [self.elements, self.seed]
+        if self.settings.charge_aware:
+            key.append(of_dataset(dataset).tolist())
+        else:
+            # Trainings that were begun without this setting go on.
+            left_out.add("charge_aware")
         named = self.settings.model_dump(mode="json", exclude=left_out)
-        fingerprint = fitting.fingerprint(named, [self.elements, self.seed], dataset, members)
+        fingerprint = fitting.fingerprint(named, key, dataset, members)
         finished = fitting.finished(checkpoint, fingerprint)
         if finished is not None:
             return finished
@@ -144,18 +150,20 @@ class ANITrainer:
         start = tuple(self._earlier(m.start_from) if m.start_from else None for m in members)
         earlier = next((m.frame for m in start if m is not None), None)
         known = {} if earlier is None else self._known(earlier)
-        self_energies = fit_self_energies(dataset, self.elements, train, known)
+        self_energies, state = self._constants(dataset, train, earlier, known)
         dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
         sizes = dataset.sizes[used]
         own, place = self._share(sizes, len(train))
+        held = dataset.take(used[own])
         data = TrainingSet(
-            dataset.take(used[own]),
+            held,
             Descriptor(self.settings.aev, self.elements, device=device, dtype=dtype),
-            self_energies=self_energies,
+            constants=constants(held, self.elements, self_energies, state),
             known=None if earlier is None else (earlier.centres, earlier.scales, earlier.trained),
             basis=np.flatnonzero(own < len(train)),
             keep_memory=self.settings.jacobian_memory_GB * 1e9,
             ranks=self.ranks,
+            shares=None if state is None else shares(held, state.scale),
         )
         seen = set(dataset.take(train).elements) | set(known)
         frame = Frame(
@@ -167,6 +175,7 @@ class ANITrainer:
             centres=data.centres,
             scales=data.scales,
             self_energies=self_energies,
+            state=state,
         )
         bags = fitting.bags(members, len(train), self.settings.bagging)
         in_bag = torch.zeros((len(members), len(train)), dtype=dtype)
@@ -190,6 +199,19 @@ class ANITrainer:
             fingerprint=fingerprint,
         )
 
+    def _constants(
+        self, dataset: Dataset, train: IntArray, earlier: Frame | None, known: dict[int, float]
+    ) -> tuple[FloatArray, StateFrame | None]:
+        """Energies of the elements, and what networks that know charge and spin need besides."""
+        if not self.settings.charge_aware:
+            return fit_self_energies(dataset, self.elements, train, known), None
+        before = None if earlier is None else earlier.state
+        kept = (None, None) if before is None else before.known
+        self_energies, energies = fit_state_energies(dataset, self.elements, train, known, kept)
+        states = seen(dataset, train) | set(() if before is None else before.seen)
+        own = scale(dataset.sizes[train]) if before is None else before.scale
+        return self_energies, StateFrame(seen=tuple(sorted(states)), scale=own, energies=energies)
+
     def _share(self, sizes: IntArray, n_train: int) -> tuple[IntArray, IntArray]:
         """Structures that this rank holds, and the (n,) place of each among them or -1."""
         splits = (sizes[:n_train], sizes[n_train:])
@@ -202,12 +224,13 @@ class ANITrainer:
     def _earlier(self, path: str) -> Member:
         member = Member.read(Path(path))
         settings, frame = self.settings, member.frame
-        own = (self.elements, settings.aev, settings.hidden, settings.activation)
+        own = (self.elements, settings.aev, settings.hidden, settings.activation, settings.charge_aware)
         if frame.architecture != own:
             raise InputError(
-                f"{path} cannot be gone on from: its elements, descriptor or layers differ "
+                f"{path} cannot be gone on from: its elements, descriptor, layers or charge_aware differ "
                 f"(it has {[symbol(z) for z in frame.elements]}, hidden {list(frame.hidden)}, "
-                f"{frame.activation}); train from random weights, without start_from"
+                f"{frame.activation}, charge_aware {frame.state is not None}); "
+                "train from random weights, without start_from"
             )
         return member
 
@@ -226,11 +249,11 @@ class ANITrainer:
         """Flat list of stacked weights and biases; first layers hold the kept features only."""
         members = [self._whole(job, k) for k in range(len(job.members))]
         flat: list[Tensor] = []
-        for e, kept in enumerate(job.data.kept):
+        for e, inputs in enumerate(job.data.inputs):
             layers = []
             for member in members:
                 (weight, bias), rest = member[e][0], member[e][1:]
-                own = [(weight[:, kept], bias), *rest]
+                own = [(weight[:, inputs], bias), *rest]
                 layers.append([(job.tensor(w), job.tensor(b)) for w, b in own])
             flat.extend(t for layer in stacked(layers) for t in layer.tensors)
         return flat
@@ -412,7 +435,7 @@ class ANITrainer:
                 for layer in network
             ]
             whole = before[e][0][0].astype(layers[0][0].dtype)
-            whole[:, job.data.kept[e]] = layers[0][0]
+            whole[:, job.data.inputs[e]] = layers[0][0]
             layers[0] = (whole, layers[0][1])
             networks.append(tuple(layers))
         return tuple(networks)

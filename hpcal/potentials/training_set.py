@@ -18,6 +18,7 @@ from hpcal.potentials.fitting import with_forces
 from hpcal.potentials.jacobian import Jacobians, jacobians, memory
 from hpcal.potentials.networks import Activation, Network, energies_and_slopes
 from hpcal.potentials.ranks import ALONE, Ranks
+from hpcal.potentials.states import StateFrame, of_dataset
 
 _AT_ONCE = 2000
 """Atoms whose descriptors are computed together."""
@@ -40,11 +41,13 @@ class TrainingSet:
         dataset: the structures, all of elements that the descriptor knows; of several ranks, the
             share of this one, which may be none.
         descriptor: gives the parameters, device and precision.
-        self_energies: (E,) constants, eV.
+        constants: (n,) constant energy of each structure, eV.
         centres, scales: standardisation; None to take it from the structures ``basis``.
         basis: indices of the structures that the standardisation is taken from.
         keep_memory: bytes that cached derivatives may take in this process.
         ranks: those that hold the other structures.
+        shares: (n, 2) scaled charge and unpaired electrons of an atom of each structure, or None for
+            networks that are blind to them.
     """
 
     def __init__(
@@ -52,11 +55,12 @@ class TrainingSet:
         dataset: Dataset,
         descriptor: Descriptor,
         *,
-        self_energies: FloatArray,
+        constants: FloatArray,
         known: tuple[FloatArray, FloatArray, Sequence[int]] | None,
         basis: IntArray,
         keep_memory: float,
         ranks: Ranks = ALONE,
+        shares: FloatArray | None = None,
     ) -> None:
         self.descriptor = descriptor
         self.structures = dataset.structures()
@@ -72,8 +76,10 @@ class TrainingSet:
         ]
         self.x = [torch.tensor(x, device=device, dtype=dtype) for x in self.x]
         self.columns = [torch.tensor(kept, device=device) for kept in self.kept]
-        counts = np.stack([np.diff(first) for first in self.first], axis=1)
-        reference = dataset.energies - counts @ self_energies
+        self.inputs = self.kept
+        if shares is not None:
+            self._append(shares)
+        reference = dataset.energies - constants
         forces = dataset.forces.copy()
         self.has_forces = with_forces(dataset)
         forces[~np.repeat(self.has_forces, dataset.sizes)] = 0.0
@@ -87,6 +93,15 @@ class TrainingSet:
         if not ranks.any(memory(self.sizes, width, itemsize) > keep_memory):
             self.cached = jacobians(descriptor, self.structures, self.columns, self.scales.tolist())
 
+    def _append(self, shares: FloatArray) -> None:
+        """Puts the shares of each atom behind its features."""
+        features, n = self.descriptor.length, shares.shape[1]
+        self.inputs = [np.append(kept, np.arange(features, features + n)) for kept in self.kept]
+        for e, first in enumerate(self.first):
+            of_atoms = np.repeat(shares, np.diff(first), axis=0)
+            own = torch.tensor(of_atoms, device=self.device, dtype=self.dtype)
+            self.x[e] = torch.cat([self.x[e], own], dim=1)
+
     def predict(self, networks: Sequence[Network], index: IntArray, activation: Activation) -> Prediction:
         """Energies and forces of some structures, differentiable once in the weights."""
         energies, slopes = torch.zeros((), device=self.device, dtype=self.dtype), []
@@ -94,7 +109,8 @@ class TrainingSet:
             atoms, rows = self._atoms(e, index)
             of_atoms, slope = energies_and_slopes(network, self.x[e][atoms].T, activation)
             energies = energies + of_atoms @ rows
-            slopes.append(slope)
+            features = len(self.kept[e])
+            slopes.append(slope if slope.shape[2] == features else slope[:, :, :features])
         sizes = [self.sizes[i] for i in index]
         if self.cached is not None:
             return Prediction(energies=energies, forces=self.cached.forces(slopes, index.tolist(), sizes))
@@ -159,29 +175,65 @@ def fit_self_energies(
         index: structures that count.
         known: constants that are kept.
     """
-    counts = np.stack([_counts(dataset.numbers[a:b], elements) for a, b in _spans(dataset, index)])
-    energies = dataset.energies[index]
-    fixed = np.array([known.get(z, 0.0) for z in elements])
-    free = np.array([z not in known for z in elements])
+    counts = compositions(dataset, elements)[index]
+    return _constants(counts, dataset.energies[index], [known.get(z) for z in elements])
+
+
+def fit_state_energies(
+    dataset: Dataset,
+    elements: Sequence[int],
+    index: IntArray,
+    known: dict[int, float],
+    states: Sequence[float | None] = (None, None),
+) -> tuple[FloatArray, FloatArray]:
+    """(E,) constant energies of atoms, and (2,) of a charge of one e and of an unpaired electron, eV.
+
+    As :func:`fit_self_energies`, over compositions in their states. What data cannot tell from the
+    elements, as where all structures have one state, goes to the elements.
+
+    Args:
+        index: structures that count.
+        known: constants of elements that are kept.
+        states: constants of charge and spin that are kept, None for those to be fitted.
+    """
+    # A column this small is of no use to the smallest solution where another one does as well.
+    small = 1e-3
+    counts = np.hstack([compositions(dataset, elements), small * of_dataset(dataset)])[index]
+    kept = [*(known.get(z) for z in elements), *(None if k is None else k / small for k in states)]
+    both = _constants(counts, dataset.energies[index], kept)
+    return both[: len(elements)], small * both[len(elements) :]
+
+
+def constants(
+    dataset: Dataset, elements: Sequence[int], self_energies: FloatArray, state: StateFrame | None
+) -> FloatArray:
+    """(n,) constant energy of each structure, eV."""
+    of_elements: FloatArray = compositions(dataset, elements) @ self_energies
+    return of_elements if state is None else of_elements + of_dataset(dataset) @ state.energies
+
+
+def _constants(counts: FloatArray, energies: FloatArray, known: Sequence[float | None]) -> FloatArray:
+    """Energy of one of what is counted in the columns of ``counts``, eV; known ones are kept."""
+    fixed = np.array([0.0 if value is None else value for value in known])
+    free = np.array([value is None for value in known])
     result = fixed.copy()
     if not free.any():
         return result
-    compositions, member, weights = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
+    kinds, member, weights = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
     member = member.reshape(-1)
-    medians = np.array([np.median(energies[member == k]) for k in range(len(compositions))])
+    medians = np.array([np.median(energies[member == k]) for k in range(len(kinds))])
     root = np.sqrt(weights)
-    rest = (medians - compositions @ fixed) * root
-    solution = np.linalg.lstsq(compositions[:, free] * root[:, None], rest, rcond=1e-8)[0]
+    rest = (medians - kinds @ fixed) * root
+    solution = np.linalg.lstsq(kinds[:, free] * root[:, None], rest, rcond=1e-8)[0]
     result[free] = solution
     return result
 
 
-def _spans(dataset: Dataset, index: IntArray) -> list[tuple[int, int]]:
-    return [(int(dataset.offsets[i]), int(dataset.offsets[i + 1])) for i in index]
-
-
-def _counts(numbers: IntArray, elements: Sequence[int]) -> FloatArray:
-    return np.array([(numbers == z).sum() for z in elements], dtype=np.float64)
+def compositions(dataset: Dataset, elements: Sequence[int]) -> FloatArray:
+    """(n, E) atoms of each element in each structure."""
+    starts = dataset.offsets[:-1]
+    of_atoms = dataset.numbers[:, None] == np.asarray(elements)[None, :]
+    return np.add.reduceat(of_atoms.astype(np.float64), starts, axis=0)
 
 
 def _descriptors(

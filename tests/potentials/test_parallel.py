@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpcal.core.dataset import Dataset
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, FormatError, InputError, TaskFailure
 from hpcal.core.launch import RankLauncher
@@ -83,6 +84,13 @@ def fit(what: ANI, dataset, folder: Path, deadline: Deadline):
     return what.trainer(dataset.elements, seed=5).fit(dataset, SPECS, deadline, folder)
 
 
+def charged(dataset: Dataset) -> Dataset:
+    """The structures in turn neutral, as cations and as triplets."""
+    place = np.arange(len(dataset)) % 3
+    states = {"charges": (place == 1).astype(int), "multiplicities": 1 + place}
+    return Dataset(**{**dataset.__dict__, **states})
+
+
 # ── One result, whatever the number of ranks ─────────────────────────────────────────────────
 
 
@@ -107,9 +115,11 @@ def test_three_ranks_train_as_one_where_batches_do_not_divide(
         "mixed": (mixed_dataset(), {"epochs": 10, "batch_size": 4}),
         "recomputed": (mixed_dataset(), {"epochs": 5, "batch_size": 2, "jacobian_memory_GB": 0.0}),
         "two structures": (mixed_dataset().take([0, 3]), {"epochs": 5}),
+        "states": (charged(mixed_dataset()), {"epochs": 10, "batch_size": 4, "charge_aware": True}),
+        "two states": (charged(mixed_dataset()).take([0, 4]), {"epochs": 5, "charge_aware": True}),
     }
     if dtype == "float32":
-        del cases["recomputed"], cases["two structures"]
+        del cases["recomputed"], cases["two structures"], cases["two states"]
     one = {n: trained(kind(dtype=dtype, **more), d, tmp_path / f"{n}-1") for n, (d, more) in cases.items()}
     ranks(3)
     for name, (dataset, more) in cases.items():
