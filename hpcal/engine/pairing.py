@@ -117,7 +117,7 @@ def _check_periodic(
 
 def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Sequence[Structure]) -> None:
     if spec.label.states is not None:
-        _check_policy(spec.label.states, structures)
+        check_policy(spec.label.states, structures)
     if capabilities.charge_aware:
         return
     if spec.label.states is not None:
@@ -135,7 +135,12 @@ def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Se
         )
 
 
-def _check_policy(policy: StatesSettings, structures: Sequence[Structure]) -> None:
+def check_policy(policy: StatesSettings, structures: Sequence[Structure]) -> None:
+    """Structures against a policy of electronic states.
+
+    Raises:
+        ConfigurationError: a crystal, or a charge whose electrons no listed multiplicity fits.
+    """
     for number, structure in enumerate(structures, start=1):
         if structure.periodic:
             raise ConfigurationError(

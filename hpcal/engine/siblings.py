@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from hpcal.engine.states import State, StatesSettings, in_state, states_of
+from hpcal.engine.states import Outcome, State, StatesSettings, compare, in_state, states_of
 from hpcal.store import labels, siblings, structures
 from hpcal.store.rows import structure_of
 from hpcal.store.session import Session
@@ -109,38 +109,27 @@ def _choose(session: Session, level_id: int, group: Sequence[StructureRow]) -> N
     if not held:
         return
     # What equals a known structure was not labelled again; that one's energy stands for it.
-    labelled = {row.id: row.twin_id or row.id for row in group}
-    energies = labels.energies_of(session, sorted(set(labelled.values())), level_id)
-    known = [row for row in group if labelled[row.id] in energies]
-    missing = next((row for row in group if labelled[row.id] not in energies and row.twin_id is None), None)
-    lowest = min(known, key=lambda row: (energies[labelled[row.id]], row.multiplicity))
-    for row in sorted(known, key=lambda row: row.id):
-        energy = energies[labelled[row.id]]
+    stands_for = {row.id: row.twin_id or row.id for row in group}
+    energies = labels.energies_of(session, sorted(set(stands_for.values())), level_id)
+    rows = [row for row in group if row.twin_id is None or row.twin_id in energies]
+    lowest, sentences = compare(group[0].charge, [_outcome(row, stands_for, energies) for row in rows])
+    for place, (row, sentence) in enumerate(zip(rows, sentences, strict=True)):
         if row.id not in held:
             continue
-        if missing is not None:
-            reason = (
-                f"not known to be the lowest at charge {row.charge}: multiplicity {row.multiplicity} has "
-                f"{energy:.6f} eV, and multiplicity {missing.multiplicity} (structure {missing.id}) has no "
-                f"label ({missing.state}: {missing.reason})"
-            )
-        elif row is lowest:
-            reason = f"the lowest at charge {row.charge}: {_compared(known, energies, labelled)}"
+        if place == lowest:
             labels.accept(session, row.id, level_id)
-            structures.add_decision(session, row.id, "kept", RULE, reason)
-            continue
         else:
-            reason = f"not the lowest at charge {row.charge}: {_compared(known, energies, labelled)}"
-        labels.take_back(session, row.id, level_id, reason)
-        structures.add_decision(session, row.id, "taken_back", RULE, reason)
+            labels.take_back(session, row.id, level_id, sentence)
+        decision = "kept" if place == lowest else "taken_back"
+        structures.add_decision(session, row.id, decision, RULE, sentence)
 
 
-def _compared(rows: Sequence[StructureRow], energies: dict[int, float], labelled: dict[int, int]) -> str:
-    """Multiplicities and their energies, lowest first."""
-    order = sorted(rows, key=lambda row: (energies[labelled[row.id]], row.multiplicity))
-    return ", ".join(
-        f"multiplicity {row.multiplicity} {energies[labelled[row.id]]:.6f} eV (structure {labelled[row.id]})"
-        for row in order
+def _outcome(row: StructureRow, stands_for: Mapping[int, int], energies: Mapping[int, float]) -> Outcome:
+    return Outcome(
+        name=f"structure {stands_for[row.id]}",
+        multiplicity=row.multiplicity,
+        energy=energies.get(stands_for[row.id]),
+        problem=f"{row.state}: {row.reason}",
     )
 
 

@@ -140,6 +140,46 @@ def expanded(
             yield from ((place, in_state(structure, s)) for s in states_of(policy, structure) if s != own)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one multiplicity of a geometry and charge.
+
+    Attributes:
+        name: what it is called in sentences, such as ``structure 12``.
+        energy: eV, or None without a label.
+        problem: why there is none.
+    """
+
+    name: str
+    multiplicity: int
+    energy: float | None
+    problem: str = ""
+
+
+def compare(charge: int, outcomes: Sequence[Outcome]) -> tuple[int | None, list[str]]:
+    """The place of the lowest multiplicity of a charge, and a sentence on each of them.
+
+    Without a label of every multiplicity it is not known which is the lowest: None.
+    """
+    missing = next((o for o in outcomes if o.energy is None), None)
+    if missing is not None:
+        open_ = f"{missing.name}, multiplicity {missing.multiplicity}, has no label ({missing.problem})"
+        return None, [
+            f"not known to be the lowest at charge {charge}: multiplicity {o.multiplicity} has "
+            f"{o.energy:.6f} eV, and {open_}"
+            if o.energy is not None
+            else open_
+            for o in outcomes
+        ]
+    order = sorted(range(len(outcomes)), key=lambda i: (outcomes[i].energy, outcomes[i].multiplicity))
+    energies = ", ".join(
+        f"multiplicity {outcomes[i].multiplicity} {outcomes[i].energy:.6f} eV ({outcomes[i].name})"
+        for i in order
+    )
+    words = ["the lowest" if i == order[0] else "not the lowest" for i in range(len(outcomes))]
+    return order[0], [f"{word} at charge {charge}: {energies}" for word in words]
+
+
 def _fits(electrons: int, multiplicity: int) -> bool:
     """Whether so many electrons can have a multiplicity: 2S of their parity, and no more than they are."""
     unpaired = multiplicity - 1

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from hpcal.core.walker import Split
-from hpcal.engine import claims, completions, loop, records
+from hpcal.engine import claims, completions, label_records, loop, records
 from hpcal.engine.completions import Completions
 from hpcal.engine.loop import Controller
 from hpcal.engine.simulate import main, scratch
@@ -22,6 +22,7 @@ from hpcal.engine.simulation.violation import Violation
 from hpcal.engine.simulation.world import spool_record, spool_start
 from hpcal.engine.spool import SpoolWriter
 from hpcal.store import ensembles, labels, queries, walkers
+from hpcal.store import siblings as store_siblings
 from hpcal.store.lease import Lease
 from hpcal.store.tables import TaskRow
 
@@ -128,6 +129,24 @@ def what_kills_its_worker_waits_again() -> AbstractContextManager[Any]:
     return patch.object(claims, "_set_aside", waits)
 
 
+def the_highest_is_kept() -> AbstractContextManager[Any]:
+    function = labels.energies_of
+
+    def turned_over(*args: Any) -> dict[int, float]:
+        return {structure_id: -energy for structure_id, energy in function(*args).items()}
+
+    return patch.object(labels, "energies_of", turned_over)
+
+
+def states_of_another_split() -> AbstractContextManager[Any]:
+    function = store_siblings.add_structure
+
+    def moved(*args: Any, **options: Any) -> Any:
+        return function(*args, **{**options, "split": Split.VALIDATION})
+
+    return patch.object(store_siblings, "add_structure", moved)
+
+
 MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
     "a second label is not noticed": (
         lambda: patch.object(labels, "attempts_of", lambda *_: {}),
@@ -180,6 +199,22 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
     "origins are counted twice": (
         lambda: patch.object(ensembles, "origins_between", lambda *_: [(Split.TRAIN, "minimum", 99)]),
         "origins of a data set are those of its labels",
+    ),
+    "further states are not made": (
+        lambda: patch.object(records.siblings, "expand", lambda *_args, **_options: None),
+        "labelled in its further states too",
+    ),
+    "the highest multiplicity is kept": (
+        the_highest_is_kept,
+        "of compared multiplicities the lowest",
+    ),
+    "multiplicities are never compared": (
+        lambda: patch.object(label_records.siblings, "settle", lambda *_: None),
+        "held back for another multiplicity",
+    ),
+    "further states audit what their geometry trains": (
+        states_of_another_split,
+        "the states of a geometry are of its split",
     ),
     "the planner sees no tasks": (
         lambda: patch.object(loop.tasks, "unfinished", lambda *_: []),

@@ -300,7 +300,8 @@ def test_a_multiplicity_without_label_leaves_open_which_is_lowest(tiny, tmp_path
     assert open_ones
     for labelled, rejected in open_ones:
         assert labelled["seq"] is None
-        assert f"(structure {rejected['id']}) has no label (rejected: scf_not" in labelled["retracted"]
+        why = f"structure {rejected['id']}, multiplicity 3, has no label (rejected: scf_not_converged"
+        assert why in labelled["retracted"]
 
 
 def test_labels_are_held_back_until_all_multiplicities_are_there(tiny, tmp_path):

@@ -60,6 +60,7 @@ def variant(number: int, folder: Path) -> Variant:
     apart = many.random() < 0.5
     if apart:
         _many_members(many, raw)
+    _states(random.Random(f"states {number}"), raw)
     spec = campaign_of(Document(raw, {}, f"variant {number}"), base)
     slots = {"label": rng.choice((1, 2, 4)), "sample": rng.choice((1, 2, 3)), "train": rng.choice((1, 1, 2))}
     if apart:
@@ -114,6 +115,23 @@ def _many_members(rng: random.Random, raw: dict[str, Any]) -> None:
     stated = rng.randint(2, members)
     if rng.random() < 0.7:
         raw["tasks"]["quorum"] = stated
+
+
+def _states(rng: random.Random, raw: dict[str, Any]) -> None:
+    """Geometries in several electronic states, of which all or the lowest multiplicities are learned from."""
+    policy: dict[str, Any] = rng.choice(
+        (
+            {},
+            {},
+            {"charges": [-1, 0, 1]},
+            {"multiplicities": [1, 3], "keep": "lowest"},
+            {"charges": [0, 1], "multiplicities": [1, 2, 3, 4], "keep": "lowest"},
+        )
+    )
+    if policy:
+        raw["label"]["states"] = policy
+    if "charges" in policy:
+        raw["potential"] |= {"kind": "ani", "charge_aware": True}
 
 
 def _bootstrap(rng: random.Random, *, modes: bool) -> dict[str, Any]:
