@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import click
 
+from hpcal.cli.label_states import Compared, Item, compared, items_of
 from hpcal.cli.stages import read_block, record_path, stopping, write_record
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, FormatError, InputError, Interrupted, TaskFailure
 from hpcal.core.label import Label, LevelOfTheory, Rejection
-from hpcal.core.structure import Structure
 from hpcal.engine.campaign import LabelSpec, label_spec
 from hpcal.engine.spool import SpoolWriter, read_spool
+from hpcal.engine.states import State
 from hpcal.exchange.extxyz import LabelledFrame, read_labelled_frames, write_labelled
 from hpcal.exchange.files import read_structures
 from hpcal.exchange.xyz_frames import read_frames
@@ -27,6 +28,10 @@ from hpcal.labeling.make import ReadyLabeler, make_labeler
 XYZ: Final = (".extxyz", ".xyz")
 KEPT: Final = ("structure_id", "split", "origin", "generation", "uncertainty", "config_type")
 """Keys of a comment line that go from FILE to OUT."""
+
+COMPARED: Final = ("not_kept", "held")
+"""Statuses of labels that are left out of OUT, or for now, as only the lowest multiplicity is kept."""
+STATUSES: Final = ("labelled", "rejected", "failed", *COMPARED)
 
 Result = Label | Rejection
 
@@ -46,29 +51,29 @@ def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
     structures = read_structures(file)
     if spec.screen is not None:
         spec.screen.check_coverage(structures)
+    items = items_of(spec.states, structures)
     with make_labeler(
         spec.part.name, spec.part.settings, spec.checks, screen=spec.screen, threads=threads
     ) as labeler:
         run = Run(out=out, spec=spec, level=labeler.level)
-        run.adopt({structure.content_hash for structure in structures})
+        run.adopt({item.hash for item in items})
         with stopping() as stop:
-            interrupted = _label_all(labeler, structures, run, stop)
-    labelled = run.write(file, structures)
+            interrupted = _label_all(labeler, items, run, stop)
+    labelled = run.write(file, items)
     if interrupted:
         raise Interrupted(f"stopped with {labelled} structures labelled; the same command goes on")
     if not labelled:
         raise click.exceptions.Exit(1)
 
 
-def _label_all(
-    labeler: ReadyLabeler, structures: Sequence[Structure], run: Run, stop: Callable[[], bool]
-) -> bool:
+def _label_all(labeler: ReadyLabeler, items: Sequence[Item], run: Run, stop: Callable[[], bool]) -> bool:
     """Labels what has no result yet; whether it was interrupted."""
     deadline = Deadline(stop=stop)
     try:
         with SpoolWriter(run.new_spool(), attempt=0, epoch=0) as spool:
-            for number, structure in enumerate(structures, start=1):
-                if structure.content_hash in run.results:
+            for item in items:
+                structure, name = item.structure, _name(item, run.spec)
+                if item.hash in run.results:
                     continue
                 if stop():
                     return True
@@ -77,16 +82,20 @@ def _label_all(
                 except TaskFailure as failure:
                     if stop():
                         return True
-                    run.failures[structure.content_hash] = failure
-                    click.echo(f"frame {number}: failed ({failure.failure_class}): {failure}", err=True)
+                    run.failures[item.hash] = failure
+                    click.echo(f"{name}: failed ({failure.failure_class}): {failure}", err=True)
                     continue
-                spool.append({"identity": run.identity, "hash": structure.content_hash, "result": result})
-                run.results[structure.content_hash] = result
+                spool.append({"identity": run.identity, "hash": item.hash, "result": result})
+                run.results[item.hash] = result
                 if isinstance(result, Rejection):
-                    click.echo(f"frame {number}: {_rejected(result)}", err=True)
+                    click.echo(f"{name}: {_rejected(result)}", err=True)
     except KeyboardInterrupt:
         return True
     return False
+
+
+def _name(item: Item, spec: LabelSpec) -> str:
+    return f"frame {item.frame}" + (f" with {State.of(item.structure)}" if spec.states is not None else "")
 
 
 def _rejected(result: Rejection) -> str:
@@ -112,9 +121,10 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What has to be the same for results to stand side by side: level, checks and screening."""
+        """What has to be the same for results to stand side by side: level, checks, screening, states."""
         screened = [] if self.spec.screen is None else [self.spec.screen.as_dict()]
-        parts = [self.level.as_dict(), self.spec.checks.model_dump(mode="json"), *screened]
+        states = [] if self.spec.states is None else [self.spec.states.model_dump(mode="json")]
+        parts = [self.level.as_dict(), self.spec.checks.model_dump(mode="json"), *screened, *states]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def adopt(self, wanted: Set[str]) -> None:
@@ -167,6 +177,15 @@ class Run:
                     qm_calls=record["qm_calls"],
                 )
         for record in records.values():
+            if record["status"] == "not_kept":
+                # Its energy was compared; of what is not in OUT nothing else is needed.
+                self.results[record["hash"]] = Label(
+                    energy=record["energy_ev"],
+                    forces=None,
+                    level=self.level,
+                    diagnostics=record["diagnostics"],
+                    qm_calls=record["qm_calls"],
+                )
             if record["status"] == "rejected":
                 self.results[record["hash"]] = Rejection(
                     failure_class=FailureClass(record["failure_class"]),
@@ -187,20 +206,25 @@ class Run:
         self._spools.append(path)
         return path
 
-    def write(self, file: Path, structures: Sequence[Structure]) -> int:
+    def write(self, file: Path, items: Sequence[Item]) -> int:
         """Writes OUT and its records, and says what came of it; returns how many were labelled."""
-        infos = _infos(file, len(structures))
+        infos = _infos(file, max(item.frame for item in items))
+        states = compared(self.spec.states, items, self.results)
         frames = [
-            LabelledFrame(structure=structure, label=result, info={**info, "frame": number})
-            for number, (structure, info) in enumerate(zip(structures, infos, strict=True), start=1)
-            if isinstance(result := self.results.get(structure.content_hash), Label)
+            LabelledFrame(
+                structure=item.structure, label=result, info={**infos[item.frame - 1], "frame": item.frame}
+            )
+            for item in items
+            if isinstance(result := self.results.get(item.hash), Label)
+            and item.hash not in states.not_kept
+            and item.hash not in states.held
         ]
         if frames:
             write_labelled(self.out, frames)
         records = [
-            self._record(number, structure)
-            for number, structure in enumerate(structures, start=1)
-            if structure.content_hash in self.results or structure.content_hash in self.failures
+            self._record(item, states)
+            for item in items
+            if item.hash in self.results or item.hash in self.failures
         ]
         counts = Counter(record["status"] for record in records)
         summary: dict[str, Any] = {
@@ -208,25 +232,36 @@ class Run:
             "identity": self.identity,
             "level": self.level.as_dict(),
             "label": self.spec.as_dict(),
-            "counts": {status: counts[status] for status in ("labelled", "rejected", "failed")},
+            "counts": {
+                status: counts[status] for status in STATUSES if counts[status] or status not in COMPARED
+            },
             "qm_calls": sum({record["hash"]: record["qm_calls"] for record in records}.values()),
             "results": records,
         }
         write_record(record_path(self.out), summary)
-        for path in self._spools:
+        for path in () if states.held else self._spools:
             path.unlink(missing_ok=True)
-        done = ", ".join(f"{n} {status}" for status, n in summary["counts"].items() if n) or "none done"
+        done = (
+            ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in summary["counts"].items() if n)
+            or "none done"
+        )
         where = f"{self.out}, " if frames else ""
-        click.echo(f"{len(structures)} structures: {done}; {where}{record_path(self.out)}")
+        click.echo(f"{len(items)} structures: {done}; {where}{record_path(self.out)}")
         return len(frames)
 
-    def _record(self, number: int, structure: Structure) -> Mapping[str, Any]:
-        record: dict[str, Any] = {"frame": number, "hash": structure.content_hash}
-        result = self.results.get(structure.content_hash)
+    def _record(self, item: Item, states: Compared) -> Mapping[str, Any]:
+        record: dict[str, Any] = {"frame": item.frame, "hash": item.hash}
+        if self.spec.states is not None:
+            record |= {"charge": item.structure.charge, "multiplicity": item.structure.multiplicity}
+        result = self.results.get(item.hash)
         if isinstance(result, Label):
+            left_out = {"status": "held"} if item.hash in states.held else {}
+            if item.hash in states.not_kept:
+                left_out = {"status": "not_kept", "message": states.not_kept[item.hash]}
             return {
                 **record,
                 "status": "labelled",
+                **left_out,
                 "energy_ev": result.energy,
                 "diagnostics": dict(result.diagnostics),
                 "qm_calls": result.qm_calls,
@@ -241,7 +276,7 @@ class Run:
                 "diagnostics": dict(result.diagnostics),
                 "qm_calls": result.qm_calls,
             }
-        failure = self.failures[structure.content_hash]
+        failure = self.failures[item.hash]
         return {
             **record,
             "status": "failed",

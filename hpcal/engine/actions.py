@@ -10,7 +10,7 @@ from math import ceil
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.settings import draw
 from hpcal.core.walker import Split
-from hpcal.engine import plan
+from hpcal.engine import plan, siblings
 from hpcal.engine.context import Context
 from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive, stream
@@ -58,6 +58,7 @@ def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskR
 @apply.register
 def _(action: plan.Refuse, session: Session, context: Context) -> list[TaskRow]:
     structures.move(session, action.structure_ids, StructureState.QUARANTINED, reason=action.reason)
+    siblings.settle(session, context.spec.label.states, context.level_id, action.structure_ids)
     n = len(action.structure_ids)
     add_event(session, context.store.epoch, "refused", f"{n} structures set aside: {action.reason}")
     return []

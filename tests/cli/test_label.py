@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cli.helpers import WATER, hpcal, xyz
 from hpcal.core.batch import Batch
 from hpcal.core.ensemble import EnsembleManifest, load_ensemble
 from hpcal.core.errors import FailureClass, TaskFailure
+from hpcal.core.label import Label
 from hpcal.exchange.extxyz import read_labelled_frames, read_structures
 from hpcal.labeling.checks import CheckedLabeler
 
@@ -217,3 +219,51 @@ def test_a_split_stays_with_its_structure(here, config):
     (here / "split.xyz").write_text(xyz(WATER, keys="split=validation"))
     hpcal("label", "split.xyz", "out.extxyz", "--config", config)
     assert read_labelled_frames(here / "out.extxyz")[0].info["split"] == "validation"
+
+
+def test_every_frame_is_labelled_in_each_of_its_states(many, here, config, calls):
+    config.write_text("{labeler: teacher, model: teacher, states: {charges: [-1, 0, 1]}}\n")
+    result = hpcal("label", many, "out.extxyz", "--config", config)
+    assert result.exit_code == 0
+    assert "36 structures: 33 labelled, 3 rejected" in result.stdout
+    assert "frame 5 with charge -1 multiplicity 2: rejected (input, overlap)" in result.stderr
+    frames = read_labelled_frames(here / "out.extxyz")
+    states = [(int(f.info["frame"]), f.structure.charge, f.structure.multiplicity) for f in frames]
+    assert sorted(states) == [
+        (n, charge, 1 + abs(charge)) for n in range(1, 13) if n != 5 for charge in (-1, 0, 1)
+    ]
+    calls.clear()
+    assert hpcal("label", many, "out.extxyz", "--config", config).exit_code == 0
+    assert calls == []
+
+
+def test_of_multiplicities_the_lowest_is_written_and_the_others_are_told(many, here, config, monkeypatch):
+    config.write_text("{labeler: teacher, model: teacher, states: {multiplicities: [1, 3], keep: lowest}}\n")
+    broken = True
+
+    def shifted(self, structure, deadline):
+        if broken and structure.multiplicity == 3 and structure.content_hash[0] in "0123":
+            raise TaskFailure(FailureClass.NODE, "made up")
+        result = ORIGINAL(self, structure, deadline)
+        shift = 0.1 if structure.content_hash[-1] in "01234567" else -0.1
+        return replace(result, energy=result.energy + shift) if isinstance(result, Label) else result
+
+    monkeypatch.setattr(CheckedLabeler, "label", shifted)
+    hpcal("label", many, "out.extxyz", "--config", config)
+    before = json.loads((here / "out.json").read_text())["counts"]
+    assert before["failed"] >= before["held"] > 0
+    broken = False
+    assert hpcal("label", many, "out.extxyz", "--config", config).exit_code == 0
+    record = json.loads((here / "out.json").read_text())
+    assert record["counts"] == {"labelled": 11, "rejected": 2, "failed": 0, "not_kept": 11}
+    energies = {(r["frame"], r["multiplicity"]): r["energy_ev"] for r in record["results"] if r["frame"] != 5}
+    frames = read_labelled_frames(here / "out.extxyz")
+    assert len(frames) == 11
+    assert {f.structure.multiplicity for f in frames} == {1, 3}
+    for frame in frames:
+        number, multiplicity = int(frame.info["frame"]), frame.structure.multiplicity
+        assert frame.label.forces is not None
+        assert energies[number, multiplicity] <= energies[number, 4 - multiplicity]
+    told = next(r for r in record["results"] if r["status"] == "not_kept")
+    assert told["message"].startswith(f"not the lowest at charge 0: multiplicity {4 - told['multiplicity']} ")
+    assert not list(here.glob("out.extxyz.spool-*"))

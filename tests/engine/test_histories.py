@@ -129,6 +129,16 @@ def what_kills_its_worker_waits_again() -> AbstractContextManager[Any]:
     return patch.object(claims, "_set_aside", waits)
 
 
+def selected_ones_stay_alone() -> AbstractContextManager[Any]:
+    function = records.siblings.expand
+
+    def one_by_one(session: Any, policy: Any, ids: Any, **options: Any) -> None:
+        if len(ids) == 1:
+            function(session, policy, ids, **options)
+
+    return patch.object(records.siblings, "expand", one_by_one)
+
+
 def the_highest_is_kept() -> AbstractContextManager[Any]:
     function = labels.energies_of
 
@@ -200,8 +210,8 @@ MUTATIONS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
         lambda: patch.object(ensembles, "origins_between", lambda *_: [(Split.TRAIN, "minimum", 99)]),
         "origins of a data set are those of its labels",
     ),
-    "further states are not made": (
-        lambda: patch.object(records.siblings, "expand", lambda *_args, **_options: None),
+    "what is selected is labelled in its own state alone": (
+        selected_ones_stay_alone,
         "labelled in its further states too",
     ),
     "the highest multiplicity is kept": (
