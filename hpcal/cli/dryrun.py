@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ from hpcal.engine.plan import (
 )
 from hpcal.engine.seeds import Start
 from hpcal.engine.start import check, recorded_spec, recorded_state
+from hpcal.engine.states import expanded, labels_each, learned_each
 from hpcal.engine.view import View
 from hpcal.store import campaigns, labels, measurements, queries, structures
 from hpcal.store.database import Store
@@ -64,11 +66,12 @@ def plan_file(path: Path) -> dict[str, Any]:
     spec = read_campaign(path)
     start, level = check(spec)
     ids = tuple(range(1, len(start.seeds) + 1))
+    waiting = () if spec.relaxes else tuple(enumerate(expanded(spec.label.states, start.seeds), start=1))
     view = View(
         seeds=ids if spec.relaxes else (),
         minima=() if spec.relaxes else ids,
-        waiting=() if spec.relaxes else ids,
-        n_waiting=0 if spec.relaxes else len(ids),
+        waiting=tuple(number for number, _ in waiting),
+        n_waiting=len(waiting),
         learnable=len(start.given),
         labels=len(start.given),
         slots=DEFAULT_SLOTS,
@@ -77,6 +80,7 @@ def plan_file(path: Path) -> dict[str, Any]:
         "campaign": spec.name,
         "state": "new",
         "level_of_theory": level.as_dict(),
+        "states": None if spec.label.states is None else spec.label.states.model_dump(mode="json"),
         "seeds": len(start.seeds),
         "relaxed": spec.relaxes,
         "given_labels": len(start.given),
@@ -111,9 +115,11 @@ def _estimate(spec: CampaignSpec, start: Start) -> dict[str, Any]:
     if spec.relaxes and any(b.part is not None and b.part.plugin.needs_minimum for b in spec.bootstrap):
         hessians += 6 * size * minima  # relaxed structures may be saddle points
     relaxations = RELAXATION_GRADIENTS * minima if spec.relaxes else 0
-    total = _label_budget(spec, minima + bootstrap, len(start.given))
+    made, learned = labels_each(spec.label.states), learned_each(spec.label.states)
+    total = _label_budget(spec, learned * (minima + bootstrap), len(start.given))
     new = None if total is None else max(0, total - len(start.given))
-    calls = {"labels": new, "relaxations": relaxations, "hessians": hessians}
+    asked = None if new is None else ceil(new * made / learned)
+    calls = {"labels": asked, "relaxations": relaxations, "hessians": hessians}
     known = [n for n in calls.values() if n is not None]
     return {
         "labels": total,
@@ -298,6 +304,7 @@ def _text(found: Mapping[str, Any]) -> str:
     if found["state"] == "new":
         relaxed = ", relaxed first" if found["relaxed"] else ""
         lines.append(f"  starts from {found['seeds']} seeds{relaxed}, {found['given_labels']} given labels")
+        lines += [_states_text(found["states"])] if found["states"] else []
         lines += [f"  bootstrap: {b['count']} structures by {b['sampler']}" for b in found["bootstrap"]]
         lines += [f"  sampling: {s['walkers']} walkers of {s['sampler']}" for s in found["sampling"]]
         lines += [f"  reference: {found['reference']} structures"] if found["reference"] else []
@@ -307,6 +314,16 @@ def _text(found: Mapping[str, Any]) -> str:
     lines.append("next")
     lines += [f"  {step['sentence']}" for step in found["next"]] or ["  wait for what is under way"]
     return "\n".join([*lines, "estimate", *_estimate_text(found["state"] == "new", estimate)])
+
+
+def _states_text(states: Mapping[str, Any]) -> str:
+    charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in states["charges"])
+    listed = states["multiplicities"]
+    spins = (
+        "the lowest multiplicity" if listed == "lowest" else f"multiplicities {', '.join(map(str, listed))}"
+    )
+    kept = "all are learned from" if states["keep"] == "all" else "the lowest of each charge is learned from"
+    return f"  every geometry with charges {charges} (relative to its own) and {spins}; {kept}"
 
 
 def _estimate_text(new: bool, estimate: Mapping[str, Any]) -> list[str]:

@@ -51,10 +51,10 @@ def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
     structures = read_structures(file)
     if spec.screen is not None:
         spec.screen.check_coverage(structures)
-    items = items_of(spec.states, structures)
     with make_labeler(
         spec.part.name, spec.part.settings, spec.checks, screen=spec.screen, threads=threads
     ) as labeler:
+        items = items_of(spec.states, structures, labeler.level)
         run = Run(out=out, spec=spec, level=labeler.level)
         run.adopt({item.hash for item in items})
         with stopping() as stop:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcal.core.label import Label, Rejection
+from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.engine.pairing import check_policy
 from hpcal.engine.states import Outcome, StatesSettings, compare, expanded
@@ -29,14 +29,16 @@ class Item:
         return self.structure.content_hash
 
 
-def items_of(policy: StatesSettings | None, structures: Sequence[Structure]) -> list[Item]:
+def items_of(
+    policy: StatesSettings | None, structures: Sequence[Structure], level: LevelOfTheory
+) -> list[Item]:
     """Every frame in each of its states, its own first.
 
     Raises:
         ConfigurationError: the policy does not fit one of them.
     """
     if policy is not None:
-        check_policy(policy, structures)
+        check_policy(policy, structures, level)
     return [Item(frame=place + 1, structure=s) for place, s in expanded(policy, structures)]
 
 

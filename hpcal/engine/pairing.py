@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hpcal.core.elements import symbol
 from hpcal.core.errors import ConfigurationError, InputError, PluginError
+from hpcal.core.label import LevelOfTheory
 from hpcal.core.plugins import Group, find, names
 from hpcal.core.protocols import Capabilities, Labeler
 from hpcal.core.structure import Structure, parity_problem
@@ -97,7 +98,7 @@ def check_structures(spec: CampaignSpec, labeler: Labeler, structures: Sequence[
         if beyond:
             raise InputError(f"potential {spec.potential.name} does not cover {', '.join(beyond)}")
     _check_periodic(spec, labeler, capabilities, structures)
-    _check_states(spec, capabilities, structures)
+    _check_states(spec, labeler, capabilities, structures)
 
 
 def _check_periodic(
@@ -115,9 +116,11 @@ def _check_periodic(
         )
 
 
-def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Sequence[Structure]) -> None:
+def _check_states(
+    spec: CampaignSpec, labeler: Labeler, capabilities: Capabilities, structures: Sequence[Structure]
+) -> None:
     if spec.label.states is not None:
-        check_policy(spec.label.states, structures)
+        check_policy(spec.label.states, structures, labeler.level)
     if capabilities.charge_aware:
         return
     if spec.label.states is not None:
@@ -135,12 +138,19 @@ def _check_states(spec: CampaignSpec, capabilities: Capabilities, structures: Se
         )
 
 
-def check_policy(policy: StatesSettings, structures: Sequence[Structure]) -> None:
-    """Structures against a policy of electronic states.
+def check_policy(policy: StatesSettings, structures: Sequence[Structure], level: LevelOfTheory) -> None:
+    """Structures and the level of their labels against a policy of electronic states.
 
     Raises:
-        ConfigurationError: a crystal, or a charge whose electrons no listed multiplicity fits.
+        ConfigurationError: a crystal, a charge whose electrons no listed multiplicity fits, or several
+            multiplicities by a method without spin.
     """
+    if level.settings.get("spin_polarization") is False and policy.multiplicities != "lowest":
+        raise ConfigurationError(
+            f"label.states.multiplicities: {level} has no spin polarisation, so that its energies of several "
+            "multiplicities are not to be compared (it finds O2 to be a singlet); leave multiplicities out, "
+            "or use a labeler with spin, such as pyscf"
+        )
     for number, structure in enumerate(structures, start=1):
         if structure.periodic:
             raise ConfigurationError(

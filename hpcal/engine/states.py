@@ -129,6 +129,13 @@ def labels_each(policy: StatesSettings | None) -> int:
     )
 
 
+def learned_each(policy: StatesSettings | None) -> int:
+    """How many of them are learned from, at most."""
+    if policy is not None and policy.keep == "lowest":
+        return len(policy.charges)
+    return labels_each(policy)
+
+
 def expanded(
     policy: StatesSettings | None, structures: Sequence[Structure]
 ) -> Iterator[tuple[int, Structure]]:

@@ -162,6 +162,15 @@ def test_multiplicities_that_no_ion_has_are_refused(tiny):
         check(read_campaign(tiny("{charges: [-1, 0], multiplicities: [1, 3]}")))
 
 
+def test_multiplicities_are_not_compared_by_a_method_without_spin(tiny):
+    pytest.importorskip("tblite")
+    file = tiny("{multiplicities: [1, 3]}")
+    teacher = file.read_text().split("label: {")[1].split(", states")[0]
+    file.write_text(file.read_text().replace(teacher, "labeler: xtb"))
+    with parts(), pytest.raises(ConfigurationError, match=r"GFN2-xTB .* has no spin polarisation"):
+        check(read_campaign(file))
+
+
 def test_a_crystal_has_no_states(tiny, tmp_path):
     file = tiny(IONS)
     text = file.read_text().replace('{smiles: "O"}', "{file: crystal.extxyz}")
