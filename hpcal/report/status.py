@@ -226,6 +226,7 @@ def _text_rows(status: Mapping[str, Any]) -> list[str]:
         "labels": (
             f"{labels['accepted']} accepted, {labels['pending']} pending, {labels['rejected']} rejected, "
             f"{labels['failed']} failed"
+            + (f", {labels['retracted']} taken back" if labels["retracted"] else "")
         ),
         "": _joined(
             None if share is None else f"{share:.0%} audit",
