@@ -160,7 +160,7 @@ class AseCalculator:
     def _about(self) -> Mapping[str, Any]:
         """What the calculator can do, and versions of it and of ASE."""
         request = {"calculator": self._recipe.path, "library": self._recipe.library}
-        if self._here:
+        if self._recipe.here and self._settings.python is None:
             answer: Mapping[str, Any] = ase_run.about(request)
         else:
             folder = self._folder()
@@ -222,7 +222,7 @@ class AseCalculator:
         if recipe.start_ranks is not None:
             parameters = recipe.start_ranks(parameters, self._ranks)
         wanted = [name for name in ase_run.WANTED if _has(structure, name)]
-        offered, moments = self._properties, structure.magnetic_moments
+        offered, moments = self._properties, structure.magnetic_moments if recipe.moments else None
         return {
             "calculator": recipe.path,
             "arguments": parameters,

@@ -226,7 +226,7 @@ def _from_exception(finished: Finished, recipe: Recipe) -> Rejection | None:
     types = set(error.get("types", ()))
     if types & {"SCFError", *recipe.unconverged}:
         return rejected("scf_not_converged", f"{finished.name}: {_message(finished)}", finished)
-    before = types & _SETUP or error.get("stage") in ("load", "build")
+    before = types & {*_SETUP, *recipe.refusals} or error.get("stage") in ("load", "build")
     if before and not finished.statuses:
         raise ConfigurationError(f"{finished.name}: {_message(finished)}")
     if said is not None:

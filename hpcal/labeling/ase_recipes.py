@@ -32,6 +32,7 @@ class Recipe:
         mistakes: patterns by which the program says that its input is wrong, also where it goes on.
         failures: patterns by which it says that the structure cannot be calculated.
         unconverged: names of exceptions that say that the SCF did not converge.
+        refusals: names of exceptions that say that the parameters are wrong.
         version: pattern of its version.
         ask_version: arguments with which it says its version; None where it cannot be asked.
         library: module whose version is the code's, instead.
@@ -39,7 +40,8 @@ class Recipe:
             must be what was asked for.
         state: how charge and multiplicity are given; None where they cannot be.
         boundaries: which structures it takes; ``cell`` means molecules too, but in a cell.
-        moments: whether it starts from initial magnetic moments.
+        moments: whether it starts from initial magnetic moments; others are not even shown them, as ASE
+            makes a multiplicity of its own of them for some.
         ranks: whether the pool's launcher starts it, it starts ranks itself, or it has none.
         start_ranks: parameters with a number of ranks, for those that start them themselves.
         method: parameters that name the method, in the order in which they are looked for.
@@ -62,6 +64,7 @@ class Recipe:
     mistakes: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     unconverged: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
     version: str | None = None
     ask_version: tuple[str, ...] | None = None
     library: str | None = None
@@ -134,6 +137,12 @@ def _nwchem_state(parameters: Parameters, charge: int, multiplicity: int | None)
         return with_value(given, "dft.mult", multiplicity)
     given = with_value(given, "scf.nopen", multiplicity - 1)
     return with_value(given, "scf.uhf", None) if multiplicity > 1 else given
+
+
+def _psi4_state(parameters: Parameters, charge: int, multiplicity: int | None) -> Parameters:
+    """Open shells are unrestricted unless the user says otherwise."""
+    reference = {"reference": "uhf"} if multiplicity is not None and multiplicity > 1 else {}
+    return {**reference, **parameters, "charge": charge, "multiplicity": multiplicity}
 
 
 def _orca_ranks(parameters: Parameters, ranks: int) -> Parameters:
@@ -233,8 +242,10 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         proves=(r"Energy (?:and wave function )?converged",),
         disproves=(r"(?i:failed to converge)", r"(?i:could not converge)"),
         unconverged=("ConvergenceError", "SCFConvergenceError"),
+        refusals=("BasisSetNotFound", "MissingMethodError", "UpgradeHelper"),
         library="psi4",
-        state=by_keys("charge", "multiplicity"),
+        says={"charge": r"^ +Charge +=\s+(-?\d+)", "multiplicity": r"^ +Multiplicity +=\s+(\d+)"},
+        state=_psi4_state,
         boundaries="molecules",
         ranks="none",
         arguments_of_class={"label": "psi4"},

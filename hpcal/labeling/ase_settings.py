@@ -57,6 +57,10 @@ class AseSettings(Settings):
         default=None, description="parameter that takes the charge; `a.b` is the key b within a"
     )
     multiplicity_key: str | None = Field(default=None, description="parameter that takes the multiplicity")
+    magnetic_moments: bool = Field(
+        default=False,
+        description="the calculator starts from initial magnetic moments; with a recipe, it knows itself",
+    )
     output: str | None = Field(
         default=None,
         description="name of the file with the program's output, which may hold *; default: standard output",
@@ -172,6 +176,8 @@ class AseSettings(Settings):
             changes["disproves"] = (*known.disproves, *self.failed_when)
         if self.output is not None:
             changes["output"] = self.output
+        if self.magnetic_moments:
+            changes["moments"] = True
         if self.command is not None:
             changes["command"] = self.command
         if self.charge_key is not None or self.multiplicity_key is not None:

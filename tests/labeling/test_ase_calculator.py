@@ -205,6 +205,8 @@ def test_charge_and_multiplicity_go_where_the_program_takes_them() -> None:
     assert state["cp2k"]({}, 0, None) == {"charge": 0}
     assert state["vasp"]({}, 1, 3) == {"charge": 1, "nupdown": 2, "ispin": 2}
     assert state["xtb"]({}, 0, 2) == {"charge": 0, "unpaired": 1}
+    assert state["psi4"]({}, 0, 2) == {"charge": 0, "multiplicity": 2, "reference": "uhf"}
+    assert state["psi4"]({"reference": "cuhf"}, 0, 2)["reference"] == "cuhf"
     assert state["nwchem"]({"xc": "pbe0"}, 0, 2) == {"xc": "pbe0", "charge": 0, "dft": {"mult": 2}}
     scf = state["nwchem"]({"theory": "scf"}, 1, 2)
     assert scf == {"theory": "scf", "charge": 1, "scf": {"nopen": 1, "uhf": None}}
@@ -575,6 +577,101 @@ def test_ranks_of_the_pool(stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_pa
         labeler.label(WATER, Deadline.after(60.0))
     assert failure.value.failure_class is FailureClass.BUG
     assert (tmp_path / "arguments").read_text() == "-n 4 g16 "
+
+
+VASP = """#!/bin/sh
+cp INCAR POTCAR {folder}/
+cat > vasprun.xml <<'X'
+<?xml version="1.0" encoding="ISO-8859-1"?>
+<modeling>
+ <incar/>
+ <kpoints>
+  <varray name="kpointlist"><v>0 0 0</v></varray><varray name="weights"><v>1.0</v></varray>
+ </kpoints>
+ <parameters/>
+ <atominfo><array name="atoms"><set>
+  <rc><c>Si</c><c>1</c></rc><rc><c>Si</c><c>1</c></rc>
+ </set></array></atominfo>
+ <structure name="initialpos">
+  <crystal><varray name="basis"><v>0 2.7 2.7</v><v>2.7 0 2.7</v><v>2.7 2.7 0</v></varray></crystal>
+  <varray name="positions"><v>0 0 0</v><v>0.26 0.25 0.24</v></varray>
+ </structure>
+ <calculation>
+  <scstep>{energy}</scstep>
+  <structure>
+   <crystal><varray name="basis"><v>0 2.7 2.7</v><v>2.7 0 2.7</v><v>2.7 2.7 0</v></varray></crystal>
+   <varray name="positions"><v>0 0 0</v><v>0.26 0.25 0.24</v></varray>
+  </structure>
+  <varray name="forces"><v>0.1 0.2 0.3</v><v>-0.1 -0.2 -0.3</v></varray>
+  <varray name="stress"><v>10 1 2</v><v>1 20 3</v><v>2 3 30</v></varray>
+  {energy}
+  <dos><i name="efermi">5.0</i></dos>
+ </calculation>
+</modeling>
+X
+cp POSCAR CONTCAR
+cat > OUTCAR <<'X'
+ vasp.6.4.2 20Jul23 (build ...) complex
+ running on    1 total cores
+   ISPIN  =      1    spin polarized calculation?
+   k-points           NKPTS =      1   k-points in BZ     NKDIM =      1   number of bands    NBANDS=      8
+{ending}
+X
+"""
+ENERGY = """<energy>
+ <i name="e_fr_energy">-10.5</i><i name="e_wo_entrp">-10.3</i><i name="e_0_energy">-10.4</i>
+</energy>"""
+POTCAR = """  PAW_PBE Si 05Jan2001
+   4.00000000000000
+   TITEL  = PAW_PBE Si 05Jan2001
+   LULTRA =        F    use ultrasoft PP ?
+   IUNSCR =        1    unscreen: 0-lin 1-nonlin 2-no
+   RPACOR =    1.500    partial core radius
+   POMASS =   28.085; ZVAL   =    4.000    mass and valenz
+"""
+REACHED = """----------------------- aborting loop because EDIFF is reached ------------------------
+ General timing and accounting informations for this job:"""
+
+
+@pytest.mark.slow
+def test_vasp_by_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Potentials reach it from `files`; the free energy is the label's; convergence is read."""
+    monkeypatch.delenv(MPI_COMMAND, raising=False)
+    silicon = Structure(
+        numbers=[14, 14],
+        positions=np.array([[0, 0, 0], [0.26, 0.25, 0.24]]) @ (np.ones((3, 3)) - np.eye(3)) * 2.7,
+        cell=(np.ones((3, 3)) - np.eye(3)) * 2.7,
+        pbc=(True, True, True),
+        charge=1,
+    )
+    (tmp_path / "Si").write_text(POTCAR)
+    program = tmp_path / "vasp_std"
+    script = VASP.replace("{folder}", str(tmp_path)).replace("{energy}", ENERGY)
+    program.write_text(script.replace("{ending}", REACHED))
+    program.chmod(0o755)
+    values = {
+        "calculator": "vasp",
+        "command": str(program),
+        "version": "6.4.2",
+        "files": {"potpaw_PBE/Si/POTCAR": tmp_path / "Si"},
+        "parameters": {"xc": "PBE", "encut": 300, "kpts": [1, 1, 1]},
+    }
+    labeler = AseCalculator(AseSettings.model_validate(values))
+    label = labeler.label(silicon, Deadline.after(60.0))
+    assert isinstance(label, Label), label
+    assert label.energy == -10.5
+    assert label.diagnostics["energy_without_entropy_eV"] == -10.4
+    assert label.forces[1].tolist() == [-0.1, -0.2, -0.3]
+    # VASP prints the pressure's sign, in kbar.
+    assert label.stress[0, 1] == pytest.approx(-1e8 / 1.602176634e11, rel=1e-6)
+    assert label.diagnostics["inputs"]["POTCAR"] == labeler.level.settings["files"]["potpaw_PBE/Si/POTCAR"]
+    assert "NELECT = 7.0" in " ".join((tmp_path / "INCAR").read_text().split())
+    for ending, code in [
+        ("aborting loop EDIFF was not reached (unconverged)", "scf_not_converged"),
+        ("aborting loop because EDIFF is reached", "not_converged"),
+    ]:
+        program.write_text(script.replace("{ending}", ending))
+        assert labeler.label(silicon, Deadline.after(60.0)).code == code
 
 
 def test_marked_processes_are_found_and_ended(tmp_path: Path) -> None:

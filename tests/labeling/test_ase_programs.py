@@ -1,4 +1,4 @@
-"""The labeler ``ase`` with real programs: against ASE itself, by finite differences, unconverged, on two ranks.
+"""The labeler ``ase`` with real programs: against ASE itself, finite differences, unconverged, two ranks.
 
 Debian's packages are ``nwchem``, ``xtb`` and ``cp2k``.
 """
@@ -42,7 +42,6 @@ class Program:
     noise: float
     cell: bool = False
     ranks: bool = False
-    spin: bool = True
     versions: tuple[str, ...] = field(default=())
 
     def settings(self, **changes: Any) -> AseSettings:
@@ -65,7 +64,7 @@ PROGRAMS = [
         parameters={"dft": DFT, "basis": "6-31g*"},
         unconverged={"dft": {**DFT, "iterations": 2}, "basis": "6-31g*"},
         refused={"dft": DFT, "basis": "nosuch"},
-        noise=2e-3,
+        noise=5e-4,
         ranks=True,
         versions=("7.",),
     ),
@@ -88,7 +87,7 @@ PROGRAMS = [
         },
         unconverged={"xc": "LDA", "cutoff": 2000.0, "max_scf": 2},
         refused={"xc": "LDA", "basis_set": "NOSUCH"},
-        noise=2e-2,
+        noise=2e-3,
         cell=True,
         ranks=True,
         versions=("2", "9", "8"),
