@@ -25,6 +25,7 @@ from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.basis import BasisSet
 from hpcal.labeling.checks import parity
 from hpcal.labeling.child import MEGABYTE
+from hpcal.labeling.correlated import correlate
 from hpcal.labeling.failures import check_time
 from hpcal.labeling.functional import resolve
 from hpcal.labeling.pyscf_audits import AUDITS, audit
@@ -75,7 +76,8 @@ class PySCF:
         """A label, or why there is none.
 
         Codes of rejections: ``parity``, ``element``, ``scf_not_converged``, ``state_check_failed``,
-        ``lower_state``, ``lower_multiplicity``.
+        ``lower_state``, ``lower_multiplicity``, ``correlation_not_converged``,
+        ``response_not_converged``, ``no_core``.
 
         Raises:
             TaskFailure: class ``resource``, the time is up (looked at in every iteration), or the
@@ -154,7 +156,9 @@ class _Calculation:
             return self._not_converged(climbed)
         diagnostics = self._diagnostics(climbed, found)
         check_time(self._deadline)
-        return self._label(climbed.field, diagnostics)
+        if fields.functional.correlation:
+            return self._correlated_label(climbed.field, diagnostics)
+        return self._mean_field_label(climbed.field, diagnostics)
 
     def _search(self, molecule: Any) -> Found:
         """The state to stand on, by the policy of the level."""
@@ -234,25 +238,63 @@ class _Calculation:
             "spin_contamination": contamination,
         }
 
-    def _label(self, field: Any, diagnostics: dict[str, Any]) -> Label:
-        structure = self._structure
-        gradient = None
+    def _mean_field_label(self, field: Any, diagnostics: dict[str, Any]) -> Label:
+        forces = None
         if self._settings.forces:
             gradient = field.nuc_grad_method()
             if not self._fields.functional.hartree_fock:
                 gradient.grid_response = self._settings.grid_response
-        weights = masses(structure.numbers)
-        origin: FloatArray = weights @ structure.positions / weights.sum()
-        dipole = field.dip_moment(unit="AU", origin=origin / BOHR, verbose=0)
-        return Label(
-            energy=float(field.e_tot) * HARTREE,
-            forces=None if gradient is None else -np.asarray(gradient.kernel()) * HARTREE / BOHR,
+            forces = -np.asarray(gradient.kernel()) * HARTREE / BOHR
+        return self._label(field, float(field.e_tot), forces, np.asarray(field.make_rdm1()), diagnostics)
+
+    def _correlated_label(self, field: Any, diagnostics: dict[str, Any]) -> Label | Rejection:
+        """Energy beyond Hartree–Fock; what needs a response only where PySCF has a right one."""
+        settings = self._settings
+        found = correlate(
+            field,
+            self._fields.functional.correlation,
+            frozen_core=settings.frozen_core,
+            conv_tol=settings.conv_tol,
+            max_cycle=settings.max_cycle,
+            check=partial(check_time, self._deadline),
+        )
+        if isinstance(found, Rejection):
+            return found
+        diagnostics |= {
+            "mean_field_energy_eV": float(field.e_tot) * HARTREE,
+            "frozen_orbitals": found.frozen,
+            "t1": found.t1,
+        }
+        if not settings.forces or found.respond is None:
+            diagnostics["energy_only"] = found.no_response or "forces: false"
+            return self._label(field, found.energy, None, None, diagnostics)
+        response = found.respond()
+        if isinstance(response, Rejection):
+            return response
+        forces = -response.gradient * HARTREE / BOHR
+        return self._label(field, found.energy, forces, response.density, diagnostics)
+
+    def _label(
+        self,
+        field: Any,
+        energy: float,
+        forces: FloatArray | None,
+        density: FloatArray | None,
+        diagnostics: dict[str, Any],
+    ) -> Label:
+        """The label of an energy (Hartree), with what follows from the density where there is one."""
+        label = Label(energy=energy * HARTREE, forces=forces, level=self._level, diagnostics=diagnostics)
+        if density is None:
+            return label
+        weights = masses(self._structure.numbers)
+        origin: FloatArray = weights @ self._structure.positions / weights.sum()
+        dipole = field.dip_moment(dm=density, unit="AU", origin=origin / BOHR, verbose=0)
+        return replace(
+            label,
             dipole=np.asarray(dipole) * BOHR,
             dipole_origin=origin,
-            charges=np.asarray(field.mulliken_pop(verbose=0)[1]),
+            charges=np.asarray(field.mulliken_pop(dm=density, verbose=0)[1]),
             charge_scheme="mulliken",
-            level=self._level,
-            diagnostics=diagnostics,
         )
 
     def _not_converged(self, climbed: Climb) -> Rejection:

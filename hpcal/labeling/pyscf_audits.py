@@ -133,7 +133,7 @@ def _fod(case: _Case) -> Audit:
 
     molecule = case.molecule()
     field = case.fields.full(molecule, case.watch, unrestricted=True)
-    kelvin = FOD_KELVIN + FOD_KELVIN_PER_EXCHANGE * _exact_exchange(case.fields)
+    kelvin = FOD_KELVIN + FOD_KELVIN_PER_EXCHANGE * _exact_exchange(case.fields, field)
     field = addons.smearing_(field, sigma=kelvin * KELVIN, method="fermi")
     field.kernel()
     occupied = np.asarray(field.mo_occ)
@@ -143,13 +143,12 @@ def _fod(case: _Case) -> Audit:
     return Audit(name="fod", passed=True, value=value, qm_calls=1)
 
 
-def _exact_exchange(fields: Fields) -> float:
+def _exact_exchange(fields: Fields, field: Any) -> float:
+    """Share of exact exchange; of range-separated functionals, that at short range."""
     if fields.functional.hartree_fock:
         return 1.0
-    from pyscf.dft import libxc
-
-    omega, alpha, hybrid = libxc.rsh_and_hybrid_coeff(fields.functional.name)
-    return float(hybrid if omega == 0 else alpha)
+    _, _, hybrid = field._numint.rsh_and_hybrid_coeff(fields.functional.name, spin=1)
+    return float(hybrid)
 
 
 def _t1(case: _Case) -> Audit:
