@@ -19,12 +19,15 @@ from hpcal.core.settings import parse_yaml
 from hpcal.core.structure import Structure
 from hpcal.engine.campaign import label_spec, read_campaign
 from hpcal.engine.dispatch import InlineDispatcher
+from hpcal.engine.plan import Select, plan
 from hpcal.engine.start import begin, check
 from hpcal.engine.states import State, StatesSettings, expanded, labels_each, states_of
 from hpcal.engine.tasks import run_attempt
+from hpcal.engine.view import EnsembleView, EntryView, View
 from hpcal.labeling.teacher import Teacher
 from hpcal.potentials.morse import Morse
 from hpcal.store.labels import HELD
+from hpcal.store.transitions import EnsembleState
 
 IONS = "{charges: [-1, 0, 1]}"
 LOWEST = "{charges: [-1, 0, 1], multiplicities: [1, 2, 3], keep: lowest}"
@@ -138,6 +141,23 @@ def test_a_geometry_takes_at_most_as_many_labels_as_its_states():
         assert max(found) == labels_each(policy)
         assert len(list(expanded(policy, [water()]))) == found[0]
     assert labels_each(None) == 1
+
+
+def test_a_batch_is_in_labels_and_a_budget_is_used_up(tiny):
+    spec = read_campaign(tiny(IONS))
+    now = EnsembleView(id=1, generation=1, state=EnsembleState.PROMOTED, last_seq=16)
+    view = View(
+        labels=20, slots=SLOTS, current=now, newest=now, candidates=tuple(range(9)), walkers=(EntryView(),)
+    )
+    assert spec.selection.batch == 8
+
+    def budget(labels: int) -> list[int]:
+        actions = plan(replace(view, labels=labels), spec)
+        return [action.budget for action in actions if isinstance(action, Select)]
+
+    assert budget(20) == [3]
+    assert budget(86) == [2]
+    assert budget(89) == [1]
 
 
 # ── what fits together ───────────────────────────────────────────────────────────────────────
