@@ -21,7 +21,8 @@ from hpcal.core.label import Label
 from hpcal.core.structure import Structure
 from hpcal.labeling.audits import finite_difference
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
-from hpcal.labeling.pyscf import PySCF, PySCFSettings
+from hpcal.labeling.pyscf import PySCF
+from hpcal.labeling.pyscf_settings import PySCFSettings
 from hpcal.labeling.xtb import XTB, XTBSettings
 
 pytestmark = pytest.mark.benchmark

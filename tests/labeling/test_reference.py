@@ -15,7 +15,8 @@ from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE
 from hpcal.labeling.audits import finite_difference
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
-from hpcal.labeling.pyscf import PySCF, PySCFSettings
+from hpcal.labeling.pyscf import PySCF
+from hpcal.labeling.pyscf_settings import PySCFSettings
 
 FINE = {"method": "pbe0", "basis": "def2-svp"}
 
