@@ -28,11 +28,11 @@ from hpcal.core.errors import FormatError, InputError
 from hpcal.core.protocols import MemberResult, MemberSpec
 from hpcal.core.walker import Split
 from hpcal.potentials import files, fitting
+from hpcal.potentials.constants import fit_self_energies
 from hpcal.potentials.descriptors import species_table
 from hpcal.potentials.fitting import CHECKPOINT_SECONDS, INITIAL, rmse, stream
 from hpcal.potentials.morse import MorseMember, MorseSettings, initial_pairs, pair_terms
 from hpcal.potentials.neighbors import pairs_within
-from hpcal.potentials.training_set import fit_self_energies
 
 _STATE: Final = "state.hpcal"
 _BETAS: Final = (0.9, 0.99)

@@ -37,15 +37,15 @@ from hpcal.core.errors import FailureClass, InputError, TaskFailure
 from hpcal.core.launch import rank_launcher
 from hpcal.core.protocols import MemberResult, MemberSpec
 from hpcal.core.walker import Split
-from hpcal.potentials import files, fitting, parallel
+from hpcal.potentials import constants, files, fitting, parallel
 from hpcal.potentials.descriptors import Descriptor
 from hpcal.potentials.determinism import deterministic
 from hpcal.potentials.fitting import CHECKPOINT_SECONDS, INITIAL, ORDER, rmse, stream
 from hpcal.potentials.member import Frame, Layers, Member
 from hpcal.potentials.networks import Layer, Network, initial, stacked
 from hpcal.potentials.ranks import ALONE, Ranks, owners
-from hpcal.potentials.states import StateFrame, of_dataset, scale, seen, shares
-from hpcal.potentials.training_set import TrainingSet, constants, fit_self_energies, fit_state_energies
+from hpcal.potentials.states import of_dataset, shares
+from hpcal.potentials.training_set import TrainingSet
 from hpcal.potentials.training_state import STATE, Job, State, resumed, save
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ class ANITrainer:
         used = np.concatenate([train, validation])
         start = tuple(self._earlier(m.start_from) if m.start_from else None for m in members)
         earlier = next((m.frame for m in start if m is not None), None)
-        known = {} if earlier is None else self._known(earlier)
-        self_energies, state = self._constants(dataset, train, earlier, known)
+        self_energies, state = constants.fit(
+            dataset, self.elements, train, earlier, charge_aware=self.settings.charge_aware
+        )
         dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
         sizes = dataset.sizes[used]
         own, place = self._share(sizes, len(train))
@@ -158,14 +159,14 @@ class ANITrainer:
         data = TrainingSet(
             held,
             Descriptor(self.settings.aev, self.elements, device=device, dtype=dtype),
-            constants=constants(held, self.elements, self_energies, state),
+            constants=constants.total(held, self.elements, self_energies, state),
             known=None if earlier is None else (earlier.centres, earlier.scales, earlier.trained),
             basis=np.flatnonzero(own < len(train)),
             keep_memory=self.settings.jacobian_memory_GB * 1e9,
             ranks=self.ranks,
             shares=None if state is None else shares(held, state.scale),
         )
-        seen = set(dataset.take(train).elements) | set(known)
+        seen = set(dataset.take(train).elements) | set(constants.known(earlier))
         frame = Frame(
             elements=self.elements,
             trained=tuple(z for z in self.elements if z in seen),
@@ -199,19 +200,6 @@ class ANITrainer:
             fingerprint=fingerprint,
         )
 
-    def _constants(
-        self, dataset: Dataset, train: IntArray, earlier: Frame | None, known: dict[int, float]
-    ) -> tuple[FloatArray, StateFrame | None]:
-        """Energies of the elements, and what networks that know charge and spin need besides."""
-        if not self.settings.charge_aware:
-            return fit_self_energies(dataset, self.elements, train, known), None
-        before = None if earlier is None else earlier.state
-        kept = (None, None) if before is None else before.known
-        self_energies, energies = fit_state_energies(dataset, self.elements, train, known, kept)
-        states = seen(dataset, train) | set(() if before is None else before.seen)
-        own = scale(dataset.sizes[train]) if before is None else before.scale
-        return self_energies, StateFrame(seen=tuple(sorted(states)), scale=own, energies=energies)
-
     def _share(self, sizes: IntArray, n_train: int) -> tuple[IntArray, IntArray]:
         """Structures that this rank holds, and the (n,) place of each among them or -1."""
         splits = (sizes[:n_train], sizes[n_train:])
@@ -233,11 +221,6 @@ class ANITrainer:
                 "train from random weights, without start_from"
             )
         return member
-
-    @staticmethod
-    def _known(frame: Frame) -> dict[int, float]:
-        pairs = zip(frame.elements, frame.self_energies.tolist(), strict=True)
-        return {z: energy for z, energy in pairs if z in frame.trained}
 
     # The optimisation
 

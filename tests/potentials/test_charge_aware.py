@@ -22,9 +22,9 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.potentials import ensemble, files, states, training
 from hpcal.potentials.ani import ANI
+from hpcal.potentials.constants import fit_self_energies, fit_state_energies
 from hpcal.potentials.descriptors import AEVSettings
 from hpcal.potentials.member import Frame, Member
-from hpcal.potentials.training_set import fit_self_energies, fit_state_energies
 from hpcal.testing import check_potential, check_potential_kind
 
 XTB = LevelOfTheory(code="tblite", version="test", method="GFN2-xTB")

@@ -20,10 +20,10 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Split
 from hpcal.potentials import training
 from hpcal.potentials.ani import ANI
+from hpcal.potentials.constants import fit_self_energies
 from hpcal.potentials.determinism import deterministic
 from hpcal.potentials.member import Member
 from hpcal.potentials.networks import energies_and_slopes, initial, stacked
-from hpcal.potentials.training_set import fit_self_energies
 
 SMALL = {"hidden": (10, 6), "device": "cpu", "batch_size": 8}
 
