@@ -15,6 +15,7 @@ from hpcal.engine.plan import CANDIDATE_BATCHES, QUEUE_DEPTH, stop_reason
 from hpcal.engine.tasks import WORK
 from hpcal.engine.view import AuditErrors, EnsembleView, EntryView, Gap, TrainingView, View
 from hpcal.store import ensembles, failures, measurements, queries, structures, tasks
+from hpcal.store import labels as store_labels
 from hpcal.store.session import Session
 from hpcal.store.tables import EnsembleRow
 from hpcal.store.transitions import EnsembleState, StructureState, TaskState
@@ -222,7 +223,8 @@ def _turned_away(session: Session) -> str:
     away = failures.all_turned_away(session)
     if away is not None:
         return f"stage label turned all {away.count} structures away, such as: {away.example}"
-    return ""
+    reason = store_labels.taken_back(session)
+    return "" if reason is None else f"labels were taken back, such as one that is {reason}"
 
 
 def failed_stage(session: Session, epoch: int) -> str | None:

@@ -129,6 +129,13 @@ def accept(session: Session, structure_id: int, level_id: int) -> None:
     session.flush()
 
 
+def taken_back(session: Session) -> str | None:
+    """Why one of the labels that were turned away was, or None without any."""
+    return session.scalar(
+        select(LabelRow.retracted).where(LabelRow.retracted.is_not(None), LabelRow.retracted != HELD).limit(1)
+    )
+
+
 def take_back(session: Session, structure_id: int, level_id: int, reason: str) -> None:
     """Turns a label away that was held back; it stays recorded, without a commit number."""
     _label_of(session, structure_id, level_id).retracted = reason

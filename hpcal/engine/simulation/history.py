@@ -272,7 +272,7 @@ class History:
     def _nothing_to_learn(self, failure: CampaignFailed) -> bool:
         if self.watch is None or NOTHING_TO_LEARN not in str(failure):
             return False
-        labels = "SELECT id FROM label WHERE split IN ('train', 'validation') LIMIT 1"
+        labels = "SELECT id FROM label WHERE split IN ('train', 'validation') AND seq IS NOT NULL LIMIT 1"
         untried = (
             "SELECT id FROM structure WHERE origin IN ('minimum', 'given') "
             "AND state NOT IN ('dropped', 'quarantined') AND NOT EXISTS "
