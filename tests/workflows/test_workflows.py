@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,51 @@ def test_water_dft_ends_by_its_own_rule_with_a_usable_ensemble(tmp_path: Path) -
         strict=True,
     )
     assert np.sqrt(np.mean(squares)) < 0.1
+
+
+# ── Campaigns of labels: a broken bond, ions, a crystal ──────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_peroxide_labels_broken_bonds_by_their_lower_state(tmp_path: Path) -> None:
+    reason = run_inline(WORKFLOWS / "peroxide.yaml", tmp_path / "peroxide")
+    assert reason.startswith(("label budget", "generations"))
+    labels = [json.loads(text) for (text,) in query(tmp_path / "peroxide", "SELECT diagnostics FROM label")]
+    assert len(labels) >= 40
+    broken = [d for d in labels if d["reference"] == "uks_bs"]
+    assert broken
+    assert all(d["state_check"] and d["state_lowering_eV"] > 0 for d in broken)
+    assert all(d["checks"]["net_force"]["passed"] for d in labels)
+    causes = query(tmp_path / "peroxide", "SELECT DISTINCT code FROM rejection")
+    assert {code for (code,) in causes} <= {"lower_multiplicity", "force_limit", "overlap", "net_force"}
+
+
+@pytest.mark.slow
+def test_ions_learn_three_charges_of_each_geometry(tmp_path: Path) -> None:
+    run_inline(WORKFLOWS / "ions.yaml", tmp_path / "ions")
+    states = query(
+        tmp_path / "ions",
+        "SELECT charge, multiplicity, count(*) FROM label JOIN structure ON structure.id = structure_id "
+        "GROUP BY charge, multiplicity",
+    )
+    counts = {charge: count for charge, _, count in states}
+    assert {(charge, multiplicity) for charge, multiplicity, _ in states} == {(-1, 2), (0, 1), (1, 2)}
+    assert min(counts.values()) >= 0.8 * max(counts.values())
+    splits = query(
+        tmp_path / "ions",
+        "SELECT count(DISTINCT split) FROM structure GROUP BY hex(positions) HAVING count(*) > 1",
+    )
+    assert splits
+    assert {n for (n,) in splits} == {1}
+
+
+@pytest.mark.slow
+def test_silicon_learns_forces_and_stress_of_a_crystal(tmp_path: Path) -> None:
+    run_inline(WORKFLOWS / "silicon.yaml", tmp_path / "silicon")
+    ((labels, stresses, periodic),) = query(
+        tmp_path / "silicon",
+        "SELECT count(*), count(stress), sum(pbc = 7) FROM label "
+        "JOIN structure ON structure.id = structure_id",
+    )
+    assert labels == stresses == periodic
+    assert labels >= 40
