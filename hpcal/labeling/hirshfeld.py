@@ -1,0 +1,257 @@
+"""Hirshfeld charges: every atom gets the share of the density that its free atom has in the promolecule.
+
+    q_A = Z_A − ∫ w_A ρ dr,    w_A(r) = ρ⁰_A(|r − R_A|) / Σ_B ρ⁰_B(|r − R_B|)
+
+Source: Hirshfeld, Theor. Chim. Acta 1977, 44, 129, 10.1007/BF00549096. What is integrated is the deformation
+density, q_A = −∫ w_A (ρ − Σ_B ρ⁰_B) dr: the same number, but the cusps at the nuclei cancel.
+
+The charges hang on the free atoms: in the valence basis of a molecule a free atom is too compact, which moves
+charges by up to 0.06 e. So they are of one reference for all levels of theory, and not of the level of the
+molecule: Dirac exchange, def2-QZVP, neutral, in the ground configuration, spherical by fractional
+occupation, shells with the spin of Hund's rule except half-filled p shells, which have none. That convention is
+chosen for agreement with Gaussian's charges, to which CM5 was fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Final
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from hpcal.core.arrays import FloatArray, IntArray
+from hpcal.core.elements import symbol
+from hpcal.core.errors import ConfigurationError
+from hpcal.labeling.basis import ecp_electrons
+from hpcal.labeling.pyscf_fields import drop_checkpoint
+
+FUNCTIONAL: Final = "lda,"
+"""Dirac exchange, as PySCF writes it."""
+BASIS: Final = "def2-qzvp"
+GRID_LEVEL: Final = 3
+RADIUS: Final = 30.0
+"""Bohr; density tables of free atoms end here."""
+POINTS: Final = 401
+FLOOR: Final = 1e-40
+"""e/Bohr³; keeps shares defined where no atom has density."""
+BLOCK: Final = 20_000
+"""Points of the grid that are shared out at once."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProAtom:
+    """The spherical density of a free atom.
+
+    Attributes:
+        number: atomic number.
+        electrons: those that the density holds; fewer than ``number`` with an ECP.
+        radii: (R,) Bohr, increasing from 0.
+        density: (R,) e/Bohr³.
+    """
+
+    number: int
+    electrons: int
+    radii: FloatArray
+    density: FloatArray
+
+    def at(self, distances: FloatArray) -> FloatArray:
+        """Density at distances in Bohr, e/Bohr³; interpolated in its logarithm."""
+        table = CubicSpline(self.radii, np.log(np.maximum(self.density, FLOOR)))
+        found: FloatArray = np.exp(table(np.minimum(distances, self.radii[-1])))
+        return found
+
+
+def hirshfeld(
+    molecule: Any,
+    density: FloatArray,
+    *,
+    pro_atoms: Mapping[str, ProAtom] | None = None,
+    grid_level: int = GRID_LEVEL,
+) -> FloatArray:
+    """(N,) Hirshfeld charges, e; their sum is the total charge within the error of the grid.
+
+    Args:
+        molecule: PySCF's.
+        density: AO density matrix, (n, n) or one for each spin (2, n, n).
+        pro_atoms: free atoms by the molecule's own symbols of its atoms; those of the reference by default.
+        grid_level: of PySCF's grids; 3 is good to 1e-3 e.
+
+    Raises:
+        ConfigurationError: there is no free atom for an element.
+    """
+    from pyscf import dft
+
+    atoms = free_atoms(molecule) if pro_atoms is None else pro_atoms
+    total = density if density.ndim == 2 else density.sum(axis=0)
+    grids = dft.gen_grid.Grids(molecule)
+    grids.level = grid_level
+    grids.build()
+    molecular = dft.numint.NumInt().get_rho(molecule, total, grids)
+    centres = molecule.atom_coords()
+    charges = np.zeros(len(centres))
+    for start in range(0, len(molecular), BLOCK):
+        part = slice(start, start + BLOCK)
+        points = grids.coords[part]
+        free = np.stack(
+            [
+                atoms[molecule.atom_symbol(i)].at(np.linalg.norm(points - centre, axis=1))
+                for i, centre in enumerate(centres)
+            ]
+        )
+        promolecule = free.sum(axis=0)
+        charges -= (free / promolecule) @ ((molecular[part] - promolecule) * grids.weights[part])
+    return charges
+
+
+def free_atoms(molecule: Any) -> dict[str, ProAtom]:
+    """The reference's free atom of every atom of a molecule, by the molecule's own symbols.
+
+    An atom whose ECP stands for other electrons than that of the reference's basis set, or that the basis set
+    does not cover, is calculated in the basis set and with the ECP that it has in the molecule.
+
+    Raises:
+        ConfigurationError: there is no free atom for an element.
+    """
+    from pyscf import gto
+
+    found = {}
+    for i in range(molecule.natm):
+        name = molecule.atom_symbol(i)
+        if name in found:
+            continue
+        number = int(gto.charge(name))
+        core = int(molecule.atom_nelec_core(i))
+        if _covers(number, core):
+            found[name] = reference_atom(number)
+        else:
+            found[name] = free_atom(
+                number, molecule._basis[name], molecule._ecp.get(name), functional=FUNCTIONAL
+            )
+    return found
+
+
+@cache
+def reference_atom(number: int) -> ProAtom:
+    """The free atom of the reference, with the ECP of its basis set; calculated once in a process.
+
+    Raises:
+        ConfigurationError: the basis set does not cover the element.
+    """
+    from pyscf import gto
+
+    name = symbol(number)
+    ecp = gto.basis.load_ecp(BASIS, name) if ecp_electrons(BASIS, number) else None
+    return free_atom(number, gto.basis.load(BASIS, name), ecp, functional=FUNCTIONAL)
+
+
+def free_atom(number: int, basis: Any, ecp: Any, *, functional: str) -> ProAtom:
+    """The spherical density of a neutral atom in its ground configuration.
+
+    Args:
+        number: atomic number.
+        basis: shells as PySCF holds them; those of a symmetry that the atom does not occupy are left out.
+        ecp: as PySCF holds it, or None.
+        functional: exchange and correlation, by PySCF's names.
+
+    Raises:
+        ConfigurationError: the shells do not hold the electrons, or the field does not converge.
+    """
+    from pyscf import dft, gto
+
+    name = symbol(number)
+    shells = _occupations(number, int(ecp[0]) if ecp else 0)
+    electrons = round(float(sum((2 * l + 1) * shares.sum() for l, shares in shells.items())))
+    atom = gto.M(
+        atom=[(name, (0.0, 0.0, 0.0))],
+        basis={name: [shell for shell in basis if shell[0] in shells]},
+        ecp={name: ecp} if ecp else {},
+        spin=electrons % 2,
+        cart=False,
+        verbose=0,
+    )
+    field = dft.UKS(atom, xc=functional)
+    drop_checkpoint(field)
+    field.nlc = 0
+    field.conv_tol = 1e-8
+    field.max_cycle = 200
+    field.get_occ = partial(_occupy, field, shells, _momenta(atom))
+    field.kernel()
+    if not field.converged:
+        raise ConfigurationError(
+            f"the free atom {name} that Hirshfeld charges need did not converge in 200 iterations; leave out "
+            "hirshfeld and cm5"
+        )
+    radii = RADIUS * np.linspace(0.0, 1.0, POINTS) ** 2
+    along_x = np.stack([radii, 0 * radii, 0 * radii], axis=1)
+    orbitals = atom.eval_gto("GTOval_sph", along_x)
+    matrix = field.make_rdm1().sum(axis=0)
+    density = np.einsum("pi,ij,pj->p", orbitals, matrix, orbitals)
+    return ProAtom(number=number, electrons=electrons, radii=radii, density=density)
+
+
+def _covers(number: int, core: int) -> bool:
+    from pyscf import gto
+
+    try:
+        gto.basis.load(BASIS, symbol(number))
+    except (RuntimeError, KeyError, TypeError, OSError):
+        return False
+    return ecp_electrons(BASIS, number) == core
+
+
+def _occupations(number: int, core: int) -> dict[int, FloatArray]:
+    """Occupation of an orbital of each shell, (2, shells) for both spins, by angular momentum."""
+    from pyscf import gto
+    from pyscf.data.elements import CONFIGURATION
+
+    inside = gto.ecp.core_configuration(core, symbol(number)) if core else [0, 0, 0, 0]
+    found = {}
+    for momentum, electrons in enumerate(CONFIGURATION[number]):
+        places = 2 * momentum + 1
+        full, rest = divmod(electrons, 2 * places)
+        alpha = min(rest, places)
+        if momentum == 1 and rest == places:
+            alpha = rest / 2
+        shares = [[1.0] * full + [n / places] * (rest > 0) for n in (alpha, rest - alpha)]
+        outside = np.array(shares)[:, inside[momentum] :]
+        if outside.size:
+            found[momentum] = outside
+    return found
+
+
+def _momenta(atom: Any) -> IntArray:
+    """Angular momentum of each spherical AO of one atom."""
+    shells = range(atom.nbas)
+    momenta = np.array([atom.bas_angular(i) for i in shells], dtype=np.int64)
+    contractions = np.array([atom.bas_nctr(i) for i in shells], dtype=np.int64)
+    return np.repeat(momenta, (2 * momenta + 1) * contractions)
+
+
+def _occupy(
+    field: Any,
+    shells: Mapping[int, FloatArray],
+    momenta: IntArray,
+    energies: FloatArray,
+    orbitals: FloatArray,
+) -> FloatArray:
+    """(2, n) occupations that keep the atom spherical: all orbitals of a shell have the same."""
+    occupied = np.zeros_like(energies)
+    for spin in range(2):
+        weights = np.stack([(orbitals[spin][momenta == l] ** 2).sum(axis=0) for l in sorted(shells)])
+        character = np.array(sorted(shells))[weights.argmax(axis=0)]
+        for momentum, shares in shells.items():
+            places = 2 * momentum + 1
+            mine = np.flatnonzero(character == momentum)
+            mine = mine[np.argsort(energies[spin][mine])]
+            filled = np.repeat(shares[spin], places)
+            if len(mine) < len(filled):
+                raise ConfigurationError(
+                    f"the basis set of {field.mol.atom_symbol(0)} has too few functions for its electrons, so that "
+                    "there is no free atom for Hirshfeld charges; leave out hirshfeld and cm5"
+                )
+            occupied[spin][mine[: len(filled)]] = filled
+    field.nelec = tuple(occupied.sum(axis=1))
+    return occupied
