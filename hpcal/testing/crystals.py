@@ -88,6 +88,8 @@ def _check_images(subject: Subject, potential: Potential, crystal: Structure, li
         numbers=np.tile(crystal.numbers, 2),
         positions=np.concatenate([crystal.positions, crystal.positions + crystal.cell[along]]),
         cell=cell,
+        charge=2 * crystal.charge,
+        multiplicity=2 * crystal.multiplicity - 1,
         magnetic_moments=None,
     )
     subject.agrees(

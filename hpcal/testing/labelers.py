@@ -15,7 +15,7 @@ from hpcal.core.arrays import FloatArray
 from hpcal.core.codec import pack, unpack
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import MAX_ATOMIC_NUMBER, symbol
-from hpcal.core.errors import FailureClass, HpcalError, TaskFailure
+from hpcal.core.errors import FailureClass, HpcalError, StructureError, TaskFailure
 from hpcal.core.label import Label, LevelOfTheory, Rejection
 from hpcal.core.plugins import Group
 from hpcal.core.protocols import Labeler
@@ -112,7 +112,10 @@ class _LabelerCheck:
 
     def level(self, another: Labeler) -> None:
         """A level of theory whose hash names it, here and in another process."""
-        level = self.labeler.level
+        try:
+            level = self.labeler.level
+        except StructureError as error:
+            raise self.subject.broken("a level of theory holds JSON values only", str(error)) from error
         self.subject.promises(
             "level is a LevelOfTheory", isinstance(level, LevelOfTheory), f"a {type(level).__name__}"
         )

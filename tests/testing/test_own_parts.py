@@ -47,7 +47,7 @@ POTENTIALS: dict[str, tuple[dict[str, Any], int]] = {
     "ani": ({"members": 2, "hidden": [8, 8], "epochs": 3, "batch_size": 4}, 1),
     "morse": ({"members": 2, "steps": 20}, 7),
 }
-LABELERS = {"espresso", "lookup", "pyscf", "teacher", "xtb"}
+LABELERS = {"ase", "delta", "espresso", "lookup", "pyscf", "teacher", "xtb"}
 
 
 def entry(table: dict[str, Any], group: Group, name: str) -> Any:
@@ -136,6 +136,28 @@ def check_pyscf(rattled) -> Callable[[], None]:
     radical = Structure(numbers=[8, 1], positions=[[0, 0, 0], [0, 0, 0.97]])
     settings = {"method": "hf", "basis": "sto-3g"}
     return lambda: check_labeler("pyscf", molecules, settings=settings, refused=[radical], directions=1)
+
+
+@pytest.fixture
+def check_ase() -> Callable[[], None]:
+    cell = np.array([[0.05, 1.85, 1.8], [1.8, 0.0, 1.85], [1.85, 1.8, 0.0]]) * 1.02
+    crystals = [
+        Structure(numbers=[29], positions=[[0, 0, 0]], cell=cell, pbc=(True,) * 3),
+        Structure(numbers=[29] * 2, positions=[[0, 0, 0], [0.2, 0.1, 2.3]]),
+    ]
+    settings = {"calculator": "emt"}
+    return lambda: check_labeler("ase", crystals, settings=settings, directions=1)
+
+
+@pytest.fixture
+def check_delta(rattled) -> Callable[[], None]:
+    molecules = [*rattled("H2", 1), *rattled("H2O", 1)]
+    radical = Structure(numbers=[8, 1], positions=[[0, 0, 0], [0, 0, 0.97]])
+    settings = {
+        "target": {"labeler": "xtb", "method": "GFN2-xTB"},
+        "base": {"labeler": "xtb", "method": "GFN1-xTB"},
+    }
+    return lambda: check_labeler("delta", molecules, settings=settings, refused=[radical], directions=1)
 
 
 @pytest.fixture
