@@ -5,8 +5,8 @@
     T_kk' = D_ZZ' = −D_Z'Z for pairs of H, C, N, O, and D_Z − D_Z' for all others; 0 if Z = Z'
 
 Source: Marenich, Jerome, Cramer, Truhlar, J. Chem. Theory Comput. 2012, 8, 527, 10.1021/ct200866d. The values
-are those of the authors' program CM5PAC (2015), heavier elements included. They fit Hirshfeld charges of
-Gaussian's pro-atoms, which are those of :mod:`hpcal.labeling.hirshfeld` within 0.01 e.
+are those of the authors' program CM5PAC (2015), heavier elements included. They were
+fitted to Hirshfeld charges of Gaussian, whose free atoms :mod:`hpcal.labeling.hirshfeld` comes close to.
 
 ===========  ======================  ====
 equation     here                    unit
@@ -43,7 +43,7 @@ RADII: Final[FloatArray] = np.array([
     2.42, 2.11, 2.01, 1.90, 1.84, 1.83, 1.80, 1.80, 1.73, 1.68, 1.68, 1.68, 1.65, 1.67, 1.73, 1.76,
     1.61, 1.57, 1.49, 1.43, 1.41, 1.34, 1.29, 1.28, 1.21, 1.22, 1.36, 1.43, 1.62, 1.75, 1.65, 1.57,
 ])
-"""(119,) covalent radii of the model (Mantina et al., CRC Handbook, 91st edition); index 0 stands for nothing."""
+"""(119,) covalent radii of the model (Mantina et al., CRC Handbook, 91st edition); none at 0."""
 
 _D_BY_NUMBER: Final = {
     1: 0.0056, 2: -0.1543,
