@@ -50,7 +50,7 @@ class LevelOfTheory:
             calculated and not which one it is, so that it is no part of the hash.
 
     Raises:
-        StructureError: an empty name, or settings that are no JSON values.
+        StructureError: a name that is no text, or settings that are no JSON values.
     """
 
     code: str
@@ -62,8 +62,8 @@ class LevelOfTheory:
     def __post_init__(self) -> None:
         for name in ("code", "version", "method"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise StructureError(f"{name} of a level of theory is {value!r}, not a name")
+            if not isinstance(value, str):
+                raise StructureError(f"{name} of a level of theory is {value!r}, not a text")
         try:
             json.dumps(dict(self.settings), allow_nan=False)
         except (TypeError, ValueError) as error:

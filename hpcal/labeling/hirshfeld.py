@@ -28,7 +28,7 @@ from hpcal.core.arrays import FloatArray, IntArray
 from hpcal.core.elements import symbol
 from hpcal.core.errors import ConfigurationError
 from hpcal.labeling.basis import ecp_electrons
-from hpcal.labeling.pyscf_fields import drop_checkpoint
+from hpcal.labeling.scf import drop_checkpoint
 
 FUNCTIONAL: Final = "0.9*lda+0.1*hf,"
 """In PySCF's words."""

@@ -23,6 +23,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE
 from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.basis import BasisSet
+from hpcal.labeling.charges import partial_charges, quadrupole
 from hpcal.labeling.checks import parity
 from hpcal.labeling.child import MEGABYTE
 from hpcal.labeling.correlated import correlate
@@ -286,6 +287,9 @@ class _Calculation:
         label = Label(energy=energy * HARTREE, forces=forces, level=self._level, diagnostics=diagnostics)
         if density is None:
             return label
+        correlated = density if self._fields.functional.correlation else None
+        charges = partial_charges(field, self._settings.charges, density=correlated)
+        main, *others = self._settings.charges
         weights = masses(self._structure.numbers)
         origin: FloatArray = weights @ self._structure.positions / weights.sum()
         dipole = field.dip_moment(dm=density, unit="AU", origin=origin / BOHR, verbose=0)
@@ -293,8 +297,10 @@ class _Calculation:
             label,
             dipole=np.asarray(dipole) * BOHR,
             dipole_origin=origin,
-            charges=np.asarray(field.mulliken_pop(dm=density, verbose=0)[1]),
-            charge_scheme="mulliken",
+            quadrupole=quadrupole(field.mol, density, origin / BOHR) * BOHR**2,
+            charges=charges[main],
+            charge_scheme=main,
+            other_charges={scheme: charges[scheme] for scheme in others},
         )
 
     def _not_converged(self, climbed: Climb) -> Rejection:

@@ -23,6 +23,7 @@ from hpcal.core.arrays import FloatArray
 from hpcal.core.label import Audit, Label
 from hpcal.core.structure import Structure
 from hpcal.core.units import HARTREE
+from hpcal.labeling.correlated import t1_diagnostic
 from hpcal.labeling.pyscf_fields import Fields, Watch
 from hpcal.labeling.reference import mixed
 from hpcal.labeling.scf import Climb, climb
@@ -155,7 +156,7 @@ def _t1(case: _Case) -> Audit:
     from pyscf import cc, scf
 
     molecule = case.molecule()
-    field = scf.RHF(molecule) if molecule.spin == 0 else scf.ROHF(molecule)
+    field = scf.RHF(molecule) if molecule.spin == 0 else scf.UHF(molecule)
     field.callback = case.watch
     field.kernel()
     if not field.converged:
@@ -163,7 +164,7 @@ def _t1(case: _Case) -> Audit:
     clusters = cc.CCSD(field)
     clusters.callback = case.watch
     clusters.kernel()
-    return Audit(name="t1", passed=True, value=float(clusters.get_t1_diagnostic()), qm_calls=1)
+    return Audit(name="t1", passed=True, value=t1_diagnostic(clusters.t1), qm_calls=1)
 
 
 _AUDITS: Final[dict[str, Callable[[_Case], Audit]]] = {

@@ -12,6 +12,7 @@ from hpcal.core.units import BOHR
 from hpcal.labeling.basis import BasisSet
 from hpcal.labeling.functional import Functional
 from hpcal.labeling.pyscf_settings import PySCFSettings
+from hpcal.labeling.scf import drop_checkpoint
 
 WARNINGS_ONLY: Final = 2
 """PySCF's verbosity at which it writes warnings and nothing else."""
@@ -107,11 +108,3 @@ class Fields:
             update={"grid_level": 6, "conv_tol": 1e-11, "density_fit": False, "grid_response": True}
         )
         return replace(self, settings=tight)
-
-
-def drop_checkpoint(field: Any) -> None:
-    """Closes the file that PySCF opens for every field to save its orbitals in; nobody reads it."""
-    field.chkfile = None
-    checkpoint = field.__dict__.pop("_chkfile", None)
-    if checkpoint is not None:
-        checkpoint.close()

@@ -58,6 +58,9 @@ def declared_noise(settings: PySCFSettings, functional: Functional) -> Noise:
     # Of an error ε of the energy, an SCF leaves √ε in its orbitals and in the forces.
     convergence = Noise(energy=27.2 * settings.conv_tol, force=10.0 * settings.conv_tol**0.5)
     parts = [convergence]
+    if functional.correlation:
+        # Correlation is not stationary in the orbitals, so that their error counts in first order.
+        parts.append(Noise(energy=50 * convergence.energy, force=0.0))
     if not functional.hartree_fock:
         parts.append(GRID_NOISE.get(settings.grid_level, _tenth(GRID_NOISE[3])))
     if settings.density_fit:

@@ -8,10 +8,10 @@ from pydantic import Field, field_validator
 
 from hpcal.core.settings import Settings
 from hpcal.labeling.basis import EcpPolicy
+from hpcal.labeling.charges import ChargeScheme
 from hpcal.labeling.functional import Dispersion
 from hpcal.labeling.scf import RUNGS, Rung
 
-ChargeScheme = Literal["mulliken", "lowdin", "meta-lowdin", "iao", "hirshfeld", "cm5"]
 Reference = Literal["uks_bs", "rks", "rks_unchecked"]
 
 DEFAULT_GRID: Final = 4

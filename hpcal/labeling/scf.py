@@ -105,3 +105,11 @@ _WAYS: Final[dict[Rung, Callable[[MakeField, FloatArray | None], Any]]] = {
 def _finite_density(field: Any) -> FloatArray | None:
     density = np.asarray(field.make_rdm1())
     return density if np.isfinite(density).all() else None
+
+
+def drop_checkpoint(field: Any) -> None:
+    """Closes the file that PySCF opens for every field to save its orbitals in; nobody reads it."""
+    field.chkfile = None
+    checkpoint = field.__dict__.pop("_chkfile", None)
+    if checkpoint is not None:
+        checkpoint.close()

@@ -360,3 +360,65 @@ def test_level_of_theory_tells_settings_apart() -> None:
         assert base != labeler("pbe", "6-31g*", **change).level
     assert base != labeler("pbe", "6-31g").level
     assert labeler("hf", grid_level=1).level == labeler("hf", grid_level=3).level
+
+
+# ── A second code ────────────────────────────────────────────────────────────────────────────
+
+PSI4 = {
+    # Hartree, B3LYP and PBE0 of Psi4 1.3.2: scf_type pk, grid (99, 590), e_convergence 1e-10.
+    "H2O": (-76.4203699616, -76.3388343831),
+    "NH3": (-56.5533463585, -56.4850488037),
+    "CO": (-113.3212772144, -113.1933741834),
+    "N2": (-109.5332363063, -109.4103934381),
+    "OH": (-75.7319458407, -75.6526944476),
+}
+PSI4_MOLECULES = {
+    "H2O": "O 0 0 0.2217; H 0 1.4309 -0.8867; H 0 -1.4309 -0.8867",
+    "NH3": "N 0 0 0.15; H 1.77 0 -0.55; H -0.885 1.5329 -0.55; H -0.885 -1.5329 -0.55",
+    "CO": "C 0 0 0; O 0 0 2.132",
+    "N2": "N 0 0 0; N 0 0 2.074",
+    "OH": "O 0 0 0; H 0 0 1.834",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PSI4))
+def test_total_energies_of_functionals_are_those_of_psi4(name: str) -> None:
+    rows = [words.split() for words in PSI4_MOLECULES[name].split(";")]
+    structure = Structure(
+        numbers=[{"H": 1, "C": 6, "N": 7, "O": 8}[row[0]] for row in rows],
+        positions=np.array([[float(x) for x in row[1:]] for row in rows]) * BOHR,
+        multiplicity=2 if name == "OH" else 1,
+    )
+    for method, expected in zip(("b3lyp", "pbe0"), PSI4[name], strict=True):
+        ours = label(structure, method, "cc-pvdz", grid_level=6, forces=False)
+        assert ours.forces is None
+        assert ours.energy / HARTREE == pytest.approx(expected, abs=1e-6)
+
+
+def test_charges_by_several_schemes_go_with_a_label() -> None:
+    ours = label(WATER, charges=("cm5", "hirshfeld", "mulliken"))
+    assert ours.charge_scheme == "cm5"
+    assert set(ours.other_charges) == {"hirshfeld", "mulliken"}
+    assert ours.other_charges["mulliken"] == pytest.approx(label(WATER).charges, abs=1e-6)
+    for charges in (ours.charges, *ours.other_charges.values()):
+        assert charges.sum() == pytest.approx(0, abs=1e-3)
+        assert charges[0] < 0 < charges[1]
+
+
+def test_the_quadrupole_is_the_slope_of_the_energy_in_a_field_gradient() -> None:
+    """E(G) = E - ½ Σ G Q for a potential -½ Σ G x x about the origin."""
+    ours = label(WATER, "hf", "6-31g")
+    mol = direct_molecule(WATER, "6-31g")
+    origin, step, energies = ours.dipole_origin / BOHR, 1e-4, []
+    with mol.with_common_orig(tuple(origin)):
+        operator = mol.intor("int1e_rr").reshape(3, 3, mol.nao, mol.nao)[2, 2]
+    arms = (mol.atom_coords() - origin)[:, 2]
+    for sign in (1, -1):
+        field = quiet(scf.RHF(mol))
+        core = field.get_hcore() + sign * step / 2 * operator
+        field.get_hcore = lambda *_, core=core: core
+        field.run(conv_tol=1e-13)
+        energies.append(field.e_tot - sign * step / 2 * float(mol.atom_charges() @ arms**2))
+    slope = -2 * (energies[0] - energies[1]) / (2 * step)
+    assert ours.quadrupole[2, 2] / BOHR**2 == pytest.approx(slope, abs=1e-4)

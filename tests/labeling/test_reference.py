@@ -225,6 +225,7 @@ def test_diagnostics_of_static_correlation() -> None:
     water = molecule([8, 1, 1], [[0, 0, 0.117], [0, 0.757, -0.469], [0, -0.757, -0.469]])
     assert audit_of("t1", ozone, reference="rks_unchecked").value > 0.02
     assert audit_of("t1", water).value < 0.02
+    assert audit_of("t1", pair(8, 1, 0.97, 2)).value < 0.02
 
 
 def test_a_label_that_is_drawn_says_which_audits_it_passed() -> None:
