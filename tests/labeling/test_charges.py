@@ -19,8 +19,8 @@ from hpcal.labeling.cm5 import cm5
 from hpcal.labeling.hirshfeld import ProAtom, free_atoms, hirshfeld, reference_atom
 from hpcal.labeling.pyscf_fields import drop_checkpoint
 
-S66X8 = Path(__file__).parents[3] / "shared/data/s66x8/s66x8_wb97x6-31gd.h5"
-needs_s66x8 = pytest.mark.skipif(not S66X8.exists(), reason="the data set S66x8 is not here")
+S66X8 = Path(__file__).parents[2] / ".." / "shared" / "data" / "s66x8" / "s66x8_wb97x6-31gd.h5"
+needs_s66x8 = pytest.mark.skipif(not S66X8.exists(), reason="needs s66x8 in ../shared/data")
 WATER = "O 0 0 0.1; H 0 0.02 1.07; H 0.94 0 -0.2"
 IN_SPACE = ("hirshfeld", "cm5")
 
@@ -78,7 +78,7 @@ def test_a_density_of_its_own_gives_the_charges() -> None:
     assert partial_charges(field, ["mulliken"], density=0.5 * field.make_rdm1())[
         "mulliken"
     ].sum() == pytest.approx(5)
-    with pytest.raises(ConfigurationError, match="iao.*not a correlated density"):
+    with pytest.raises(ConfigurationError, match="not a correlated density"):
         partial_charges(field, ["iao"], density=field.make_rdm1())
 
 
@@ -116,7 +116,7 @@ def test_grid_level_three_is_good_to_a_thousandth() -> None:
 
 
 def test_cm5_of_water_has_the_dipole_that_was_measured() -> None:
-    """1.855 D (Clough et al., J. Chem. Phys. 1973, 10.1063/1.1680328); Hirshfeld charges have half of it."""
+    """1.855 D (Clough et al., J. Chem. Phys. 1973, 59, 2254); Hirshfeld charges have half of it."""
     field = field_of("O 0 0 0; H 0 0.757 0.587; H 0 -0.757 0.587", "6-31g*", "pbe0")
     found = partial_charges(field, IN_SPACE)
     dipoles = {k: np.linalg.norm(q @ field.mol.atom_coords()) * BOHR / DEBYE for k, q in found.items()}
@@ -188,7 +188,7 @@ def test_quadrupole_without_its_trace_is_pyscfs(spin: int) -> None:
 
 
 def test_quadrupole_is_the_response_to_a_field_gradient() -> None:
-    """With the potential V = g·z²/2·…, dE/dg = Σ q z²: electrons by the field, nuclei by hand."""
+    """In the potential g·x·z the energy's slope is Σ q x z: electrons by the field, nuclei by hand."""
     origin = [0.0, 0.0, 0.0]
     molecule = water().mol
     with molecule.with_common_orig(origin):
@@ -209,7 +209,7 @@ def test_quadrupole_is_the_response_to_a_field_gradient() -> None:
 
 
 def test_quadrupole_of_hydrogen_is_that_of_the_literature() -> None:
-    """0.4568 e·Bohr² at 1.4 Bohr (Poll, Wolniewicz, J. Chem. Phys. 1978, 10.1063/1.436171)."""
+    """0.4568 e·Bohr² at 1.4 Bohr (Poll, Wolniewicz, J. Chem. Phys. 1978, 68, 3053)."""
     field = field_of("H 0 0 0; H 0 0 1.4", "aug-cc-pvtz", unit="Bohr")
     correlated = cc.CCSD(field).run()
     density = correlated.make_rdm1(ao_repr=True)
