@@ -17,7 +17,7 @@ An ECP's electrons count as part of the nucleus in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ from hpcal.core.arrays import FloatArray, IntArray
 from hpcal.core.errors import ConfigurationError
 from hpcal.core.units import BOHR
 from hpcal.labeling.cm5 import cm5
-from hpcal.labeling.hirshfeld import GRID_LEVEL, hirshfeld
+from hpcal.labeling.hirshfeld import GRID_LEVEL, ProAtom, hirshfeld
 
 ChargeScheme = Literal["mulliken", "lowdin", "meta-lowdin", "iao", "hirshfeld", "cm5"]
 SCHEMES: Final[tuple[ChargeScheme, ...]] = get_args(ChargeScheme)
@@ -37,6 +37,7 @@ def partial_charges(
     schemes: Sequence[ChargeScheme],
     *,
     density: FloatArray | None = None,
+    pro_atoms: Mapping[str, ProAtom] | None = None,
     grid_level: int = GRID_LEVEL,
 ) -> dict[str, FloatArray]:
     """(N,) partial charges of a converged field, e, by each of the schemes.
@@ -46,6 +47,8 @@ def partial_charges(
         schemes: which.
         density: AO density matrix, (n, n) or (2, n, n), such as that of a correlated method; that of the
             field by default.
+        pro_atoms: free atoms for ``hirshfeld`` and ``cm5``, by the symbols of the molecule's atoms; those of
+            the reference by default.
         grid_level: of the grid on which ``hirshfeld`` and ``cm5`` integrate.
 
     Raises:
@@ -60,7 +63,7 @@ def partial_charges(
     total = total if total.ndim == 2 else total.sum(axis=0)
     found: dict[str, FloatArray] = {}
     if {"hirshfeld", "cm5"} & set(schemes):
-        found["hirshfeld"] = hirshfeld(molecule, total, grid_level=grid_level)
+        found["hirshfeld"] = hirshfeld(molecule, total, pro_atoms=pro_atoms, grid_level=grid_level)
     for scheme in schemes:
         if scheme == "cm5":
             positions = molecule.atom_coords() * BOHR

@@ -80,8 +80,8 @@ def hirshfeld(
 ) -> FloatArray:
     """(N,) Hirshfeld charges, e.
 
-    What the grid misses of the total charge is shared out by the nuclear charges, so that the sum is exact; an
-    error beyond ``GRID_ERROR`` for each atom is left in the sum for all to see.
+    What the grid misses of the total charge is shared out by the nuclear charges, so that the sum is exact;
+    an error beyond ``GRID_ERROR`` for each atom is left in the sum for all to see.
 
     Args:
         molecule: PySCF's.
@@ -113,8 +113,13 @@ def hirshfeld(
         )
         promolecule = free.sum(axis=0)
         charges -= (free / promolecule) @ ((molecular[part] - promolecule) * grids.weights[part])
-    nuclei = molecule.atom_charges()
-    electrons = np.einsum("ij,ji->", total, molecule.intor_symmetric("int1e_ovlp"))
+    return _completed(charges, molecule, total)
+
+
+def _completed(charges: FloatArray, molecule: Any, density: FloatArray) -> FloatArray:
+    """The charges with the error of the grid shared out among them, unless it is gross."""
+    nuclei: FloatArray = molecule.atom_charges().astype(float)
+    electrons = float(np.einsum("ij,ji->", density, molecule.intor_symmetric("int1e_ovlp")))
     missed = nuclei.sum() - electrons - charges.sum()
     if abs(missed) > GRID_ERROR * len(charges):
         return charges
