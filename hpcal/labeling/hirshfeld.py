@@ -121,9 +121,8 @@ def _completed(charges: FloatArray, molecule: Any, density: FloatArray) -> Float
     nuclei: FloatArray = molecule.atom_charges().astype(float)
     electrons = float(np.einsum("ij,ji->", density, molecule.intor_symmetric("int1e_ovlp")))
     missed = nuclei.sum() - electrons - charges.sum()
-    if abs(missed) > GRID_ERROR * len(charges):
-        return charges
-    return charges + missed * nuclei / nuclei.sum()
+    shared: FloatArray = charges + missed * nuclei / nuclei.sum()
+    return charges if abs(missed) > GRID_ERROR * len(charges) else shared
 
 
 def free_atoms(molecule: Any) -> dict[str, ProAtom]:
