@@ -5,8 +5,7 @@
     T_kk' = D_ZZ' = −D_Z'Z for pairs of H, C, N, O, and D_Z − D_Z' for all others; 0 if Z = Z'
 
 Source: Marenich, Jerome, Cramer, Truhlar, J. Chem. Theory Comput. 2012, 8, 527, 10.1021/ct200866d. The values
-are those of the authors' program CM5PAC (2015), heavier elements included. They were
-fitted to Hirshfeld charges of Gaussian, whose free atoms :mod:`hpcal.labeling.hirshfeld` comes close to.
+are those of the authors' program CM5PAC (2015), heavier elements included.
 
 ===========  ======================  ====
 equation     here                    unit
