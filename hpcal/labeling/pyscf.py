@@ -15,7 +15,7 @@ import numpy as np
 from hpcal.core.arrays import FloatArray
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import masses
-from hpcal.core.errors import FailureClass, PluginError, TaskFailure
+from hpcal.core.errors import ConfigurationError, FailureClass, PluginError, TaskFailure
 from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.plugins import how_to_install
 from hpcal.core.settings import Settings
@@ -23,7 +23,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR, HARTREE
 from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.basis import BasisSet
-from hpcal.labeling.charges import partial_charges, quadrupole
+from hpcal.labeling.charges import obstacle, partial_charges, quadrupole
 from hpcal.labeling.checks import parity
 from hpcal.labeling.child import MEGABYTE
 from hpcal.labeling.correlated import correlate
@@ -61,6 +61,11 @@ class PySCF:
         library = _import_pyscf()
         self._settings = settings
         self._functional = resolve(settings.method, settings.dispersion)
+        if self._functional.correlation and "iao" in settings.charges:
+            raise ConfigurationError(
+                f"charges by iao are refused with method {settings.method!r}: they hold the orbitals of a "
+                "mean field, not a correlated density; use another scheme"
+            )
         self._basis = BasisSet(settings.basis, settings.ecp)
         self._level = level_of(settings, self._functional, library.__version__)
 
@@ -123,9 +128,18 @@ class PySCF:
     def _uncovered(self, structure: Structure) -> Rejection | None:
         problems = [self._basis.problem(z) for z in sorted(set(structure.numbers.tolist()))]
         found = "; ".join(p for p in problems if p is not None)
+        found = found or self._no_charges(structure)
         if not found:
             return None
         return Rejection(failure_class=FailureClass.INPUT, code="element", message=found)
+
+    def _no_charges(self, structure: Structure) -> str:
+        """Why a scheme of charges cannot be had of a structure, or nothing."""
+        if not {"iao", "meta-lowdin"} & set(self._settings.charges):
+            return ""
+        molecule = self.fields().molecule(structure, io.StringIO())
+        found = {scheme: obstacle(scheme, molecule) for scheme in self._settings.charges}
+        return "; ".join(f"no charges by {scheme}: {why}" for scheme, why in found.items() if why)
 
 
 class _Calculation:

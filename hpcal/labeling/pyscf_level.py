@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from hpcal.core.label import LevelOfTheory, Noise
+from hpcal.labeling import hirshfeld
 from hpcal.labeling.functional import Functional, dispersion_version
 from hpcal.labeling.pyscf_settings import PySCFSettings
 
@@ -39,6 +40,9 @@ def level_of(settings: PySCFSettings, functional: Functional, version: str) -> L
         "grid_level": settings.grid_level if density_functional else None,
         "grid_response": settings.grid_response if density_functional else None,
     }
+    if {"hirshfeld", "cm5"} & set(settings.charges):
+        # Charges of these schemes depend on the free atoms that they share a density out by.
+        values["free_atoms"] = f"{hirshfeld.FUNCTIONAL}/{hirshfeld.BASIS}"
     if functional.correlation:
         values["frozen_core"] = settings.frozen_core
     return LevelOfTheory(

@@ -422,3 +422,13 @@ def test_the_quadrupole_is_the_slope_of_the_energy_in_a_field_gradient() -> None
         energies.append(field.e_tot - sign * step / 2 * float(mol.atom_charges() @ arms**2))
     slope = -2 * (energies[0] - energies[1]) / (2 * step)
     assert ours.quadrupole[2, 2] / BOHR**2 == pytest.approx(slope, abs=1e-4)
+
+
+def test_schemes_that_cannot_be_had_are_refused_before_the_calculation() -> None:
+    with pytest.raises(ConfigurationError, match="iao are refused with method 'mp2'"):
+        labeler("mp2", "6-31g", charges=("iao",))
+    result = labeler("hf", "def2-svp", charges=("iao",)).label(IODIDE, Deadline())
+    assert isinstance(result, Rejection)
+    assert (result.code, result.qm_calls) == ("element", 0)
+    assert "iao" in result.message
+    assert labeler(charges=("cm5",)).level != labeler().level
