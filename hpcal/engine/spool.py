@@ -20,10 +20,10 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from hpcal.core import codec
+from hpcal.core.closing import Closing
 from hpcal.core.errors import FailureClass, FormatError, TaskFailure
 from hpcal.exchange.atomic import sync_folder
 
@@ -56,7 +56,7 @@ class Spool:
     ignored_bytes: int
 
 
-class SpoolWriter:
+class SpoolWriter(Closing):
     """Appends records to the spool of one attempt; a context manager.
 
     Raises:
@@ -104,14 +104,6 @@ class SpoolWriter:
             self.flush()
         finally:
             os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _create(self) -> int:
         try:

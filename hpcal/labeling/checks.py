@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from hpcal.core.closing import Closing
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import COVALENT_RADII, symbol
 from hpcal.core.errors import FailureClass
@@ -302,7 +302,7 @@ def _limited(code: str, value: float, limit: float, problem: str) -> Check:
 # ── Around a labeler ─────────────────────────────────────────────────────────────────────────
 
 
-class CheckedLabeler:
+class CheckedLabeler(Closing):
     """A labeler whose labels have passed the checks; closes the labeler with it.
 
     The label's diagnostics gain ``checks`` and, of those that were drawn for it, ``audits`` (name →
@@ -312,14 +312,6 @@ class CheckedLabeler:
     def __init__(self, labeler: LabelSource, settings: ChecksSettings) -> None:
         self._labeler = labeler
         self._settings = settings
-
-    def __enter__(self) -> CheckedLabeler:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the labeler's child process, if it has one."""

@@ -26,10 +26,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import hpcal
+from hpcal.core.closing import Closing
 from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, TaskFailure
@@ -61,7 +61,7 @@ _CLASSES: Final[dict[int, tuple[FailureClass, str]]] = {
 }
 
 
-class IsolatedLabeler:
+class IsolatedLabeler(Closing):
     """A labeler in a child process of this one, started when first needed.
 
     Use it from one thread: the child ends with the thread that started it. Its working directory
@@ -92,14 +92,6 @@ class IsolatedLabeler:
         self._child: _Child | None = None
         self._about: dict[str, Any] | None = None
         self._missing: dict[int, bool] = {}
-
-    def __enter__(self) -> IsolatedLabeler:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the child and removes its scratch directory."""

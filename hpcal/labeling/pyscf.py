@@ -33,7 +33,7 @@ from hpcal.labeling.pyscf_audits import AUDITS, audit
 from hpcal.labeling.pyscf_fields import Fields
 from hpcal.labeling.pyscf_level import level_of
 from hpcal.labeling.pyscf_settings import PySCFSettings
-from hpcal.labeling.reference import CLOSED, MULTIPLICITY_MARGIN, Found, search
+from hpcal.labeling.reference import CLOSED, MULTIPLICITY_MARGIN, Found
 from hpcal.labeling.scf import Climb, climb
 
 SHARE_OF_LIMIT: Final = 0.8
@@ -114,7 +114,7 @@ class PySCF:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return audit(name, self.fields(), structure, label, partial(_look_at_clock, deadline))
+            return audit(name, self.fields(), structure, label, lambda _: check_time(deadline))
 
     def fields(self) -> Fields:
         """What makes the mean fields of this level, within the memory that there is now."""
@@ -161,7 +161,7 @@ class _Calculation:
         structure, fields = self._structure, self._fields
         molecule = fields.molecule(structure, self._messages)
         _refuse_beyond_memory(molecule, fields)
-        found = self._search(molecule)
+        found = fields.search(structure, molecule, self._messages, lambda _: check_time(self._deadline))
         refused = self._refused(found)
         if refused is not None:
             return refused
@@ -174,25 +174,6 @@ class _Calculation:
         if fields.functional.correlation:
             return self._correlated_label(climbed.field, diagnostics)
         return self._mean_field_label(climbed.field, diagnostics)
-
-    def _search(self, molecule: Any) -> Found:
-        """The state to stand on, by the policy of the level."""
-        if self._settings.reference == "rks_unchecked":
-            return Found(unrestricted=molecule.spin > 0)
-        molecules = {molecule.spin: molecule}
-
-        def scout(spin: int, unrestricted: bool, watch: Any) -> Any:
-            if spin not in molecules:
-                molecules[spin] = self._fields.molecule(self._structure, self._messages, spin)
-
-            def both(state: Any) -> None:
-                check_time(self._deadline)
-                if watch is not None:
-                    watch(state)
-
-            return self._fields.scout(molecules[spin], both, unrestricted=unrestricted)
-
-        return search(scout, molecule.spin)
 
     def _refused(self, found: Found) -> Rejection | None:
         """What the search says against a label."""
@@ -327,10 +308,6 @@ class _Calculation:
             diagnostics={"converged": False, "cycles": self._cycles, "ladder": list(climbed.notes)},
             qm_calls=1,
         )
-
-
-def _look_at_clock(deadline: Deadline, _: Any) -> None:
-    check_time(deadline)
 
 
 def _gap(field: Any) -> float | None:

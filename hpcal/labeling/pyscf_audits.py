@@ -20,16 +20,18 @@ from typing import Any, Final
 import numpy as np
 
 from hpcal.core.arrays import FloatArray
-from hpcal.core.label import Audit, Label
+from hpcal.core.label import Audit, Label, Rejection
 from hpcal.core.structure import Structure
 from hpcal.core.units import HARTREE
-from hpcal.labeling.correlated import t1_diagnostic
+from hpcal.labeling.correlated import correlate
 from hpcal.labeling.pyscf_fields import Fields, Watch
 from hpcal.labeling.reference import mixed
-from hpcal.labeling.scf import Climb, climb
+from hpcal.labeling.scf import Climb, climb, drop_checkpoint
 
 LOWER: Final = 1e-5
 """Hartree by which another solution must be lower to fail a label."""
+T1_CONV_TOL: Final = 1e-7
+"""Hartree; T1 has three digits then."""
 FOD_KELVIN: Final = 5000.0
 FOD_KELVIN_PER_EXCHANGE: Final = 20000.0
 KELVIN: Final = 3.166811563e-6
@@ -57,9 +59,6 @@ class _Case:
     def molecule(self) -> Any:
         return self.fields.molecule(self.structure, io.StringIO())
 
-    def scout(self, molecule: Any, *, unrestricted: bool) -> Any:
-        return self.fields.scout(molecule, self.watch, unrestricted=unrestricted)
-
     def climb(self, molecule: Any, guess: FloatArray | None, *, unrestricted: bool) -> Climb:
         make = partial(self.fields.full, molecule, self.watch, unrestricted=unrestricted)
         return climb(make, self.fields.settings.ladder, guess)
@@ -68,7 +67,7 @@ class _Case:
 def _other_guess(case: _Case) -> Audit:
     molecule = case.molecule()
     unrestricted = molecule.spin > 0 or case.fields.settings.reference == "uks_bs"
-    start = case.scout(molecule, unrestricted=unrestricted)
+    start = case.fields.scout(molecule, case.watch, unrestricted=unrestricted)
     start.max_cycle = 1
     start.kernel(dm0=start.get_init_guess(key="huckel"))
     guess = mixed(start) if unrestricted else start.make_rdm1()
@@ -99,12 +98,10 @@ def _mean_field_energy(label: Label) -> float:
 def _converged(case: _Case) -> Any:
     """The label's own field again, or None."""
     molecule = case.molecule()
-    reference = case.label.diagnostics.get("reference")
-    start = None
-    if reference == "uks_bs":
-        first = climb(lambda: case.scout(molecule, unrestricted=False), ("diis", "newton"))
-        start = mixed(first.field)
-    climbed = case.climb(molecule, start, unrestricted=reference != "rks")
+    found = case.fields.search(case.structure, molecule, io.StringIO(), case.watch)
+    if found.problem:
+        return None
+    climbed = case.climb(molecule, found.density, unrestricted=found.unrestricted)
     return None if climbed.rung is None else climbed.field
 
 
@@ -153,18 +150,26 @@ def _exact_exchange(fields: Fields, field: Any) -> float:
 
 
 def _t1(case: _Case) -> Audit:
-    from pyscf import cc, scf
+    from pyscf import scf
 
     molecule = case.molecule()
     field = scf.RHF(molecule) if molecule.spin == 0 else scf.UHF(molecule)
+    drop_checkpoint(field)
     field.callback = case.watch
     field.kernel()
-    if not field.converged:
-        return Audit(name="t1", passed=True, qm_calls=1)
-    clusters = cc.CCSD(field)
-    clusters.callback = case.watch
-    clusters.kernel()
-    return Audit(name="t1", passed=True, value=t1_diagnostic(clusters.t1), qm_calls=1)
+    value = None
+    if field.converged:
+        settings = case.fields.settings
+        clusters = correlate(
+            field,
+            "ccsd",
+            frozen_core=settings.frozen_core,
+            conv_tol=T1_CONV_TOL,
+            max_cycle=settings.max_cycle,
+            check=partial(case.watch, None),
+        )
+        value = None if isinstance(clusters, Rejection) else clusters.t1
+    return Audit(name="t1", passed=True, value=value, qm_calls=1)
 
 
 _AUDITS: Final[dict[str, Callable[[_Case], Audit]]] = {

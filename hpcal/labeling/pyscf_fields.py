@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from hpcal.core.elements import symbol
@@ -12,6 +12,7 @@ from hpcal.core.units import BOHR
 from hpcal.labeling.basis import BasisSet
 from hpcal.labeling.functional import Functional
 from hpcal.labeling.pyscf_settings import PySCFSettings
+from hpcal.labeling.reference import Found, search
 from hpcal.labeling.scf import drop_checkpoint
 
 WARNINGS_ONLY: Final = 2
@@ -66,9 +67,7 @@ class Fields:
         field = self._field(molecule, unrestricted=unrestricted)
         if not self.functional.hartree_fock:
             field.grids.level = self.settings.grid_level
-            if self.functional.dispersion != "none" and not self.functional.own_dispersion:
-                field.disp = self.functional.dispersion
-        elif self.functional.dispersion != "none":
+        if self.functional.dispersion != "none" and not self.functional.own_dispersion:
             field.disp = self.functional.dispersion
         if self.settings.density_fit:
             field = field.density_fit()
@@ -91,6 +90,31 @@ class Fields:
         field.callback = watch
         return field
 
+    def search(self, structure: Structure, molecule: Any, messages: IO[str], watch: Watch) -> Found:
+        """The state that a label stands on, by the policy of the level.
+
+        Args:
+            molecule: of the structure.
+            messages: where warnings go to.
+            watch: called in each iteration of each scout.
+        """
+        if self.settings.reference == "rks_unchecked":
+            return Found(unrestricted=molecule.spin > 0)
+        molecules = {molecule.spin: molecule}
+
+        def scout(spin: int, unrestricted: bool, also: Watch | None) -> Any:
+            if spin not in molecules:
+                molecules[spin] = self.molecule(structure, messages, spin)
+
+            def both(state: Any) -> None:
+                watch(state)
+                if also is not None:
+                    also(state)
+
+            return self.scout(molecules[spin], both, unrestricted=unrestricted)
+
+        return search(scout, molecule.spin)
+
     def _field(self, molecule: Any, *, unrestricted: bool) -> Any:
         from pyscf import dft, scf
 
@@ -101,10 +125,3 @@ class Fields:
             field.xc = self.functional.name
         drop_checkpoint(field)
         return field
-
-    def finer(self) -> Fields:
-        """The same level, without numerical noise worth speaking of."""
-        tight = self.settings.model_copy(
-            update={"grid_level": 6, "conv_tol": 1e-11, "density_fit": False, "grid_response": True}
-        )
-        return replace(self, settings=tight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -13,8 +13,6 @@ from hpcal.labeling.functional import Dispersion
 from hpcal.labeling.scf import RUNGS, Rung
 
 Reference = Literal["uks_bs", "rks", "rks_unchecked"]
-
-DEFAULT_GRID: Final = 4
 
 
 class NoiseSettings(Settings):
@@ -34,7 +32,7 @@ class PySCFSettings(Settings):
     density_fit: bool = Field(default=False, description="density fitting of Coulomb and exchange")
     dispersion: Dispersion = Field(default="none", description="correction for dispersion")
     grid_level: int = Field(
-        default=DEFAULT_GRID,
+        default=4,
         ge=0,
         le=9,
         description="PySCF's integration grid; at 3 the net force of larger molecules exceeds 10 meV/Å",

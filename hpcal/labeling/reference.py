@@ -54,7 +54,7 @@ class Found:
     """What the scouts found.
 
     Attributes:
-        density: (nao, nao) or (2, nao, nao) density matrix to start from; None if no scout converged.
+        density: (nao, nao) or (2, nao, nao) density matrix to start from, or None for PySCF's own guess.
         unrestricted: whether the lowest solution is an unrestricted one.
         lowering: Hartree by which the second solution is below the first one; 0 if it is not.
         triplet_lower: Hartree by which a triplet is below a singlet of broken symmetry, or None.
@@ -136,7 +136,7 @@ def polarised_atoms(molecule: Any) -> FloatArray | None:
     return np.array([0.5 * total * np.outer(w, w) for w in (up, down)])
 
 
-def mixed(field: Any, angle: float = MIXING) -> FloatArray | None:
+def mixed(field: Any) -> FloatArray | None:
     """(2, nao, nao) density with the frontier orbitals mixed by opposite angles for the two spins.
 
     None if neither spin has both a filled and an empty orbital.
@@ -148,7 +148,7 @@ def mixed(field: Any, angle: float = MIXING) -> FloatArray | None:
     for orbitals, occupied, sign in zip(coefficients, filled, (1.0, -1.0), strict=True):
         inside, outside = orbitals[:, occupied].copy(), orbitals[:, ~occupied]
         if inside.shape[1] and outside.shape[1]:
-            inside[:, -1] = np.cos(angle) * inside[:, -1] + sign * np.sin(angle) * outside[:, 0]
+            inside[:, -1] = np.cos(MIXING) * inside[:, -1] + sign * np.sin(MIXING) * outside[:, 0]
             any_mixed = True
         densities.append(inside @ inside.T)
     return np.array(densities) if any_mixed else None
@@ -231,8 +231,6 @@ def _unpaired_share(molecule: Any, atom: int, momentum: int) -> float:
 
 
 def _triplet_lower(make: MakeScout, singlet: Climb) -> float:
-    """Hartree by which the triplet is below; minus infinity where there is none or it does not converge."""
-    if sum(singlet.field.mol.nelec) < 2 or singlet.field.mol.nao < 2:
-        return -np.inf
+    """Hartree by which the triplet is below; minus infinity where it does not converge."""
     triplet = climb(lambda: make(2, True, None), _RUNGS)
     return -np.inf if triplet.rung is None else float(singlet.field.e_tot - triplet.field.e_tot)

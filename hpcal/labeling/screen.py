@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field
 
+from hpcal.core.closing import Closing
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import symbol
 from hpcal.core.errors import FailureClass, InputError, TaskFailure
@@ -95,7 +95,7 @@ class Screen:
             )
 
 
-class ScreenedLabeler:
+class ScreenedLabeler(Closing):
     """A checked labeler that is asked only about what a cheaper one lets pass; closes both with it.
 
     The diagnostics of labels and rejections gain ``screen``: level, largest force and its limit in eV/Å,
@@ -116,14 +116,6 @@ class ScreenedLabeler:
         self._checks = checks
         self._screen = screen
         self._policy = policy
-
-    def __enter__(self) -> ScreenedLabeler:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the child processes of both labelers."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory, Rejection
@@ -23,6 +23,9 @@ from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRo
 
 HELD: Final = "held back until its geometry has its other multiplicities"
 """Stands in ``label.retracted`` while it is open whether a label will be learned from."""
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,15 +113,7 @@ def accepted_among(session: Session, ids: Sequence[int]) -> set[int]:
 
 def energies_of(session: Session, ids: Sequence[int], level_id: int) -> dict[int, float]:
     """Energy, eV, of those of some structures that have a label at a level, whatever became of it."""
-    return {
-        structure_id: energy
-        for part in chunks(ids)
-        for structure_id, energy in session.execute(
-            select(LabelRow.structure_id, LabelRow.energy).where(
-                LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
-            )
-        )
-    }
+    return _values_of(session, ids, level_id, LabelRow.energy)
 
 
 def accept(session: Session, structure_id: int, level_id: int) -> None:
@@ -242,11 +237,18 @@ def shards(session: Session, level_id: int) -> list[ShardRow]:
 
 def attempts_of(session: Session, ids: Sequence[int], level_id: int) -> dict[int, int | None]:
     """The attempt that labelled each of some structures, for those that have a label at a level."""
+    return _values_of(session, ids, level_id, LabelRow.attempt_id)
+
+
+def _values_of(
+    session: Session, ids: Sequence[int], level_id: int, column: InstrumentedAttribute[Value]
+) -> dict[int, Value]:
+    """One column of the labels at a level of some structures, for those that have one."""
     return {
-        structure_id: attempt_id
+        structure_id: value
         for part in chunks(ids)
-        for structure_id, attempt_id in session.execute(
-            select(LabelRow.structure_id, LabelRow.attempt_id).where(
+        for structure_id, value in session.execute(
+            select(LabelRow.structure_id, column).where(
                 LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
             )
         )

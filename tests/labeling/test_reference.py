@@ -226,6 +226,7 @@ def test_diagnostics_of_static_correlation() -> None:
     assert audit_of("t1", ozone, reference="rks_unchecked").value > 0.02
     assert audit_of("t1", water).value < 0.02
     assert audit_of("t1", pair(8, 1, 0.97, 2)).value < 0.02
+    assert audit_of("t1", molecule([1], [[0, 0, 0]], 2)).value is None  # no amplitudes
 
 
 def test_a_label_that_is_drawn_says_which_audits_it_passed() -> None:
