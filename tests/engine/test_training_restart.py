@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -99,12 +101,19 @@ def finish(process: subprocess.Popen) -> dict:
     return found
 
 
+def written(folder: Path) -> Iterator[tuple[str, int]]:
+    """Files of a folder that another process writes to, with their times; a renamed one is left out."""
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            yield path.name, path.stat().st_mtime_ns
+
+
 def kill_in_the_middle(process: subprocess.Popen, checkpoint: Path, writes: int) -> None:
     """kill -9 once the state was written a few times."""
     seen, last, deadline = 0, None, time.monotonic() + 100
     while seen < writes and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it could be killed"
-        marks = sorted((p.name, p.stat().st_mtime_ns) for p in checkpoint.glob("*") if p.exists())
+        marks = sorted(written(checkpoint))
         seen, last = seen + (marks != last and bool(marks)), marks
         time.sleep(0.0005)
     assert seen >= writes
