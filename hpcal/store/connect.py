@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, StaticPool, create_engine, event, text
+from sqlalchemy import Engine, StaticPool, create_engine, event
 
 from hpcal.core.errors import PluginError
 from hpcal.store.location import Location
@@ -81,7 +81,7 @@ def _sqlite(path: Path, *, readonly: bool, alone: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        connection.execute(text("BEGIN" if readonly else "BEGIN IMMEDIATE"))
+        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return engine
 

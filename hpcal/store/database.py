@@ -210,8 +210,6 @@ class Store:
                 if self._lease is not None:
                     self._lease.assert_held(session)
                 yield session
-                if self._lease is not None:
-                    self._lease.beat(session)
         except (IntegrityError, DataError, ProgrammingError):
             raise  # a fault of hpcal's, not of the disk
         except DatabaseError as error:

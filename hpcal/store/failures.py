@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, select, update
 
 from hpcal.core.errors import FailureClass
 from hpcal.store import queries
+from hpcal.store.session import Session, ask
 from hpcal.store.structures import chunks
 from hpcal.store.tables import (
     AttemptRow,
@@ -31,25 +32,28 @@ HOST_ATTEMPTS = 32
 """Newest attempts of a host that are looked at."""
 
 
+_WITH_TASK: Final = select(AttemptRow, TaskRow).join(TaskRow, TaskRow.id == AttemptRow.task_id)
+_BY_ID: Final = _WITH_TASK.where(AttemptRow.id.in_(bindparam("ids", expanding=True)))
+
+
 def find_attempts(session: Session, ids: Sequence[int]) -> dict[int, tuple[AttemptRow, TaskRow]]:
     """Attempts by id, each with its task; those that the store does not know are left out."""
     found: dict[int, tuple[AttemptRow, TaskRow]] = {}
     for part in chunks(ids):
-        rows = session.execute(
-            select(AttemptRow, TaskRow)
-            .join(TaskRow, TaskRow.id == AttemptRow.task_id)
-            .where(AttemptRow.id.in_(part))
-        )
+        rows = session.execute(_BY_ID, {"ids": part})
         found.update({attempt.id: (attempt, task) for attempt, task in rows})
     return found
 
 
+_BY_NUMBER: Final = _WITH_TASK.where(
+    AttemptRow.task_id == bindparam("task_id"), AttemptRow.number == bindparam("number")
+)
+
+
 def numbered_attempt(session: Session, task_id: int, number: int) -> tuple[AttemptRow, TaskRow] | None:
     """The n-th attempt at a task, or None."""
-    attempt = session.scalar(
-        select(AttemptRow).where(AttemptRow.task_id == task_id, AttemptRow.number == number)
-    )
-    return None if attempt is None else (attempt, session.get_one(TaskRow, task_id))
+    found = session.execute(_BY_NUMBER, {"task_id": task_id, "number": number}).first()
+    return None if found is None else (found[0], found[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +77,20 @@ class HostAttempt:
     structures: frozenset[int] = frozenset()
 
 
+_ON_HOST: Final = (
+    _WITH_TASK.where(
+        AttemptRow.epoch == bindparam("epoch"),
+        AttemptRow.host == bindparam("host"),
+        AttemptRow.state.in_((TaskState.DONE, TaskState.FAILED, TaskState.LOST)),
+    )
+    .order_by(AttemptRow.id.desc())
+    .limit(HOST_ATTEMPTS)
+)
+
+
 def attempts_on(session: Session, host: str, epoch: int) -> list[HostAttempt]:
     """The newest attempts on a host that ended under an epoch; interrupted ones say nothing of it."""
-    rows = session.execute(
-        select(AttemptRow, TaskRow)
-        .join(TaskRow, TaskRow.id == AttemptRow.task_id)
-        .where(
-            AttemptRow.epoch == epoch,
-            AttemptRow.host == host,
-            AttemptRow.state.in_((TaskState.DONE, TaskState.FAILED, TaskState.LOST)),
-        )
-        .order_by(AttemptRow.id.desc())
-        .limit(HOST_ATTEMPTS)
-    ).all()
+    rows = session.execute(_ON_HOST, {"epoch": epoch, "host": host}).all()
     ends = _recorded(session, [task for _, task in rows])
     found = []
     for row, task in rows:
@@ -106,18 +111,18 @@ def attempts_on(session: Session, host: str, epoch: int) -> list[HostAttempt]:
     return found
 
 
+_ENDS: Final = select(EventRow.task_id, EventRow.time).where(
+    EventRow.task_id.in_(bindparam("ids", expanding=True)), EventRow.kind.in_(("lost", "failed", "enlarged"))
+)
+
+
 def _recorded(session: Session, tasks: Sequence[TaskRow]) -> dict[int, list[float]]:
     """When ends of attempts at tasks were recorded, by the clock of the controller.
 
     An attempt has the first of these times after it was sent out: a task has one attempt at a time.
     """
     times = {task.id: [] if task.finished is None else [task.finished] for task in tasks}
-    events = session.execute(
-        select(EventRow.task_id, EventRow.time).where(
-            EventRow.task_id.in_(times), EventRow.kind.in_(("lost", "failed", "enlarged"))
-        )
-    )
-    for task_id, time in events:
+    for task_id, time in ask(session, _ENDS, {"ids": list(times)}):
         if task_id is not None:
             times[task_id].append(time)
     return times
@@ -148,19 +153,22 @@ def broken(session: Session, structure_id: int) -> Broken:
     return Broken(failures=by_node.count(False), losses=by_node.count(True))
 
 
+_BUG: Final = (
+    select(TaskRow)
+    .where(
+        TaskRow.kind == bindparam("kind"),
+        TaskRow.state == TaskState.FAILED,
+        TaskRow.epoch == bindparam("epoch"),
+        TaskRow.failure_class == FailureClass.BUG,
+    )
+    .order_by(TaskRow.id.desc())
+    .limit(1)
+)
+
+
 def stopped_by_bug(session: Session, kind: str, epoch: int) -> TaskRow | None:
     """The newest task of a kind that was given up under an epoch because of a bug."""
-    return session.scalar(
-        select(TaskRow)
-        .where(
-            TaskRow.kind == kind,
-            TaskRow.state == TaskState.FAILED,
-            TaskRow.epoch == epoch,
-            TaskRow.failure_class == FailureClass.BUG,
-        )
-        .order_by(TaskRow.id.desc())
-        .limit(1)
-    )
+    return session.scalar(_BUG, {"kind": kind, "epoch": epoch})
 
 
 def ever_done(session: Session, kind: str) -> bool:
@@ -188,13 +196,14 @@ class TurnedAway:
     example: str
 
 
+_ANY_LABEL: Final = select(LabelRow.id).limit(1)
+_ANY_STRUCTURE: Final = select(StructureRow.id).where(queries.UNFINISHED).limit(1)
+_ANY_TASK: Final = select(TaskRow.id).where(queries.OUTSTANDING).limit(1)
+
+
 def all_turned_away(session: Session) -> TurnedAway | None:
     """What was turned away if there is no label at all and nothing that could still become one."""
-    if session.scalar(select(LabelRow.id).limit(1)) is not None:
-        return None
-    open_structure = select(StructureRow.id).where(queries.UNFINISHED).limit(1)
-    open_task = select(TaskRow.id).where(queries.OUTSTANDING).limit(1)
-    if session.scalar(open_structure) is not None or session.scalar(open_task) is not None:
+    if any(ask(session, query).first() for query in (_ANY_LABEL, _ANY_STRUCTURE, _ANY_TASK)):
         return None
     count, newest = session.execute(select(func.count(), func.max(RejectionRow.id))).one()
     if not count:
@@ -203,11 +212,14 @@ def all_turned_away(session: Session) -> TurnedAway | None:
     return TurnedAway(count=int(count), example=str(example))
 
 
+_SEEDS: Final = select(StructureRow.state, StructureRow.reason).where(
+    queries.START, StructureRow.origin == "seed"
+)
+
+
 def seeds_set_aside(session: Session) -> TurnedAway | None:
     """The seeds, if every one of them was set aside."""
-    seeds = session.execute(
-        select(StructureRow.state, StructureRow.reason).where(queries.START, StructureRow.origin == "seed")
-    ).all()
+    seeds = ask(session, _SEEDS).all()
     if not seeds or any(state is not StructureState.QUARANTINED for state, _ in seeds):
         return None
     return TurnedAway(count=len(seeds), example=seeds[-1][1] or "no reason was recorded")
@@ -243,16 +255,22 @@ def used_models(session: Session) -> list[ModelRow]:
     return list(session.scalars(query))
 
 
+_TRAININGS: Final = select(TaskRow).where(queries.OUTSTANDING, TaskRow.kind == "train").order_by(TaskRow.id)
+
+
 def outstanding_trainings(session: Session) -> list[TaskRow]:
     """Training tasks that have not come to their end."""
-    query = select(TaskRow).where(queries.OUTSTANDING, TaskRow.kind == "train").order_by(TaskRow.id)
-    return list(session.scalars(query))
+    return list(session.scalars(_TRAININGS))
+
+
+_ENSEMBLE_STATES: Final = select(EnsembleRow.id, EnsembleRow.state).where(
+    EnsembleRow.id.in_(bindparam("ids", expanding=True))
+)
 
 
 def ensemble_states(session: Session, ids: Sequence[int]) -> dict[int, EnsembleState]:
     """State of each ensemble."""
-    rows = session.execute(select(EnsembleRow.id, EnsembleRow.state).where(EnsembleRow.id.in_(ids)))
-    return {row.id: row.state for row in rows}
+    return dict(ask(session, _ENSEMBLE_STATES, {"ids": list(ids)}).all())
 
 
 def repin(session: Session, entries: Sequence[int], old: int, new: int | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute
 
 from hpcal.core.dataset import Dataset
 from hpcal.core.label import Label, LevelOfTheory, Rejection
@@ -18,6 +18,7 @@ from hpcal.store import bulk
 from hpcal.store.bulk_read import read_dataset
 from hpcal.store.queries import LEARNING, commit_numbers
 from hpcal.store.rows import label_columns, label_of, level_of, structure_of
+from hpcal.store.session import Session, ask
 from hpcal.store.structures import PORTION, chunks
 from hpcal.store.tables import LabelRow, LevelOfTheoryRow, RejectionRow, ShardRow, StructureRow
 
@@ -124,11 +125,14 @@ def accept(session: Session, structure_id: int, level_id: int) -> None:
     session.flush()
 
 
+_TAKEN_BACK: Final = (
+    select(LabelRow.retracted).where(LabelRow.retracted.is_not(None), LabelRow.retracted != HELD).limit(1)
+)
+
+
 def taken_back(session: Session) -> str | None:
     """Why one of the labels that were turned away was, or None without any."""
-    return session.scalar(
-        select(LabelRow.retracted).where(LabelRow.retracted.is_not(None), LabelRow.retracted != HELD).limit(1)
-    )
+    return ask(session, _TAKEN_BACK).scalar()
 
 
 def take_back(session: Session, structure_id: int, level_id: int, reason: str) -> None:
@@ -247,10 +251,11 @@ def _values_of(
     return {
         structure_id: value
         for part in chunks(ids)
-        for structure_id, value in session.execute(
+        for structure_id, value in ask(
+            session,
             select(LabelRow.structure_id, column).where(
                 LabelRow.structure_id.in_(part), LabelRow.level_of_theory_id == level_id
-            )
+            ),
         )
     }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psutil
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from hpcal.core.errors import CampaignHeld, FencedError
@@ -20,6 +20,14 @@ WATCH_SECONDS: Final = 15.0
 """How long a counter of another host must stand still before its controller counts as dead."""
 BEAT_SECONDS: Final = 3.0
 """How often a live controller advances its counter."""
+
+
+_LEASE: Final = Campaign.__table__.c
+_BEAT: Final = (
+    update(Campaign.__table__)  # type: ignore[arg-type]
+    .where(_LEASE.lease_epoch == bindparam("held"))
+    .values(lease_counter=_LEASE.lease_counter + 1)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,24 +74,15 @@ class Lease:
         return cls(epoch=epoch + 1)
 
     def assert_held(self, session: Session) -> None:
-        """Raises FencedError if the lease has gone to another controller.
+        """Shows that this controller lives, or raises FencedError if the lease has gone to another.
 
         From here to its commit the transaction keeps others from taking over: SQLite by its write
         lock, PostgreSQL by the lock on this row.
         """
-        epoch, host, pid = session.execute(
-            select(Campaign.lease_epoch, Campaign.lease_host, Campaign.lease_pid).with_for_update()
-        ).one()
-        if epoch != self.epoch:
+        connection = session.connection()
+        if connection.execute(_BEAT, {"held": self.epoch}).rowcount != 1:
+            host, pid = connection.execute(select(Campaign.lease_host, Campaign.lease_pid)).one()
             raise FencedError(f"process {pid} on {host} has taken this campaign over; this controller ends")
-
-    def beat(self, session: Session) -> None:
-        """Shows that this controller lives."""
-        session.execute(
-            update(Campaign)
-            .values(lease_counter=Campaign.lease_counter + 1)
-            .execution_options(synchronize_session=False)
-        )
 
     def release(self, engine: Engine) -> None:
         """Gives the lease back; a no-op if it has already gone to another."""

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Double, String, case, cast, func, select, type_coerce
-from sqlalchemy.orm import Session
+from sqlalchemy import Double, String, bindparam, case, cast, func, select, type_coerce
 
 from hpcal.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from hpcal.core.walker import Split
 from hpcal.store.queries import EVALUATION, last_commit
+from hpcal.store.session import Session, ask
 from hpcal.store.structures import chunks
 from hpcal.store.tables import AttemptRow, EnsembleRow, LabelRow, ScoreRow, StructureRow, TaskRow
 
@@ -180,23 +180,27 @@ class LabelSeconds:
         return len(self.seconds)
 
 
+_SECONDS, _FUNCTIONS = (LabelRow.diagnostics[key].as_float() for key in ("seconds", "basis_functions"))
+_LABEL_SECONDS: Final = (
+    select(StructureRow.formula, _SECONDS, _FUNCTIONS)
+    .join(StructureRow, StructureRow.id == LabelRow.structure_id)
+    .where(
+        LabelRow.seq > bindparam("after"),
+        LabelRow.level_of_theory_id == bindparam("level_id"),
+        LabelRow.attempt_id.is_not(None),
+    )
+    .order_by(LabelRow.seq)
+)
+
+
 def label_seconds(session: Session, level_id: int, *, last: int = 200) -> LabelSeconds:
     """What those of the newest labels took that were calculated here at a level.
 
     Args:
         last: how many are looked at, whoever made them; the cost does not grow with the history.
     """
-    seconds, functions = (LabelRow.diagnostics[key].as_float() for key in ("seconds", "basis_functions"))
-    rows = session.execute(
-        select(StructureRow.formula, seconds, functions)
-        .join(StructureRow, StructureRow.id == LabelRow.structure_id)
-        .where(
-            LabelRow.seq > last_commit(session) - last,
-            LabelRow.level_of_theory_id == level_id,
-            LabelRow.attempt_id.is_not(None),
-        )
-        .order_by(LabelRow.seq)
-    ).all()
+    after = last_commit(session) - last
+    rows = ask(session, _LABEL_SECONDS, {"after": after, "level_id": level_id}).all()
     formula, taken, size = _columns([row for row in rows if row[1] is not None and row[1] > 0], 3)
     return LabelSeconds(
         formula=tuple(formula),
@@ -205,12 +209,16 @@ def label_seconds(session: Session, level_id: int, *, last: int = 200) -> LabelS
     )
 
 
+_FORMULAS: Final = select(StructureRow.id, StructureRow.formula).where(
+    StructureRow.id.in_(bindparam("ids", expanding=True))
+)
+
+
 def formulas(session: Session, ids: Sequence[int]) -> dict[int, str]:
     """Hill formulas of structures."""
     found: dict[int, str] = {}
     for part in chunks(ids):
-        rows = session.execute(select(StructureRow.id, StructureRow.formula).where(StructureRow.id.in_(part)))
-        found |= {row.id: row.formula for row in rows}
+        found |= dict(ask(session, _FORMULAS, {"ids": part}).all())
     return found
 
 

@@ -8,10 +8,11 @@ from itertools import takewhile
 from typing import Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, bindparam, case, func, select, text
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import aliased
 
 from hpcal.core.walker import Split, WalkerEnd
 from hpcal.store import tables
+from hpcal.store.session import Session, ask
 from hpcal.store.tables import (
     AttemptRow,
     DatasetRow,
@@ -47,15 +48,21 @@ BROKEN = tuple(
 )
 
 
+_QUEUE: Final = (
+    select(StructureRow.id)
+    .where(
+        UNFINISHED,
+        StructureRow.state == bindparam("state"),
+        StructureRow.origin.in_(bindparam("origins", expanding=True)),
+    )
+    .order_by(StructureRow.priority.desc(), StructureRow.id)
+    .limit(bindparam("most"))
+)
+
+
 def queue(session: Session, state: StructureState, origins: Sequence[str], limit: int) -> tuple[int, ...]:
     """Head of a queue of structures: highest priority first, then oldest."""
-    rows = session.scalars(
-        select(StructureRow.id)
-        .where(UNFINISHED, StructureRow.state == state, StructureRow.origin.in_(origins))
-        .order_by(StructureRow.priority.desc(), StructureRow.id)
-        .limit(limit)
-    )
-    return tuple(rows)
+    return tuple(ask(session, _QUEUE, {"state": state, "origins": origins, "most": limit}).scalars())
 
 
 _UNFINISHED: Final = (
@@ -82,14 +89,14 @@ class Unfinished:
 
 def unfinished(session: Session) -> Unfinished:
     """Counts of unfinished structures."""
-    return Unfinished({(state, origin): n for state, origin, n in session.execute(_UNFINISHED)})
+    return Unfinished({(state, origin): n for state, origin, n in ask(session, _UNFINISHED)})
 
 
 def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> tuple[int, ...]:
     """Sampled candidates scored by the given generation; or stale ones, waiting ones included."""
     states = (StructureState.CANDIDATE, StructureState.WAITING) if stale else (StructureState.CANDIDATE,)
     scored = StructureRow.scored_generation
-    rows = session.scalars(
+    query = (
         select(StructureRow.id)
         .where(
             UNFINISHED,
@@ -100,12 +107,15 @@ def scored_by(session: Session, generation: int, limit: int, *, stale: bool) -> 
         .order_by(StructureRow.id)
         .limit(limit)
     )
-    return tuple(rows)
+    return tuple(ask(session, query).scalars())
+
+
+_LAST_COMMIT: Final = select(func.max(LabelRow.seq))
 
 
 def last_commit(session: Session) -> int:
     """Commit number of the newest label: how many were ever accepted."""
-    return session.scalar(select(func.max(LabelRow.seq))) or 0
+    return ask(session, _LAST_COMMIT).scalar() or 0
 
 
 def _last_of(split: Split, *within: ColumnElement[bool]) -> ScalarSelect[int | None]:
@@ -121,9 +131,9 @@ _TOTALS_UP_TO: Final = select(*(_last_of(split, LabelRow.seq <= bindparam("up_to
 def label_totals(session: Session, up_to: int | None = None) -> dict[Split, int]:
     """Accepted labels of each split, in all or up to a commit number."""
     if up_to is None:
-        row = session.execute(_TOTALS).one()
+        row = ask(session, _TOTALS).one()
     else:
-        row = session.execute(_TOTALS_UP_TO, {"up_to": up_to}).one()
+        row = ask(session, _TOTALS_UP_TO, {"up_to": up_to}).one()
     return {split: n or 0 for split, n in zip(Split, row, strict=True)}
 
 
@@ -161,63 +171,76 @@ _OUTSTANDING: Final = (
 
 def outstanding(session: Session) -> list[Outstanding]:
     """Unfinished tasks by kind and pool."""
-    return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in session.execute(_OUTSTANDING)]
+    return [Outstanding(kind=kind, pool=pool, count=n) for kind, pool, n in ask(session, _OUTSTANDING)]
+
+
+_MEASURED: Final = (
+    select(TaskRow.seconds, TaskRow.units)
+    .where(TaskRow.kind == bindparam("kind"), TaskRow.state == TaskState.DONE, TaskRow.seconds.is_not(None))
+    .order_by(TaskRow.epoch.desc(), TaskRow.id.desc())
+    .limit(bindparam("last"))
+)
 
 
 def seconds_per_unit(session: Session, kinds: Sequence[str], last: int = 20) -> dict[str, float]:
     """Mean seconds per unit of work over the last tasks of each kind."""
     measured = {}
     for kind in kinds:
-        rows = session.execute(
-            select(TaskRow.seconds, TaskRow.units)
-            .where(TaskRow.kind == kind, TaskRow.state == TaskState.DONE, TaskRow.seconds.is_not(None))
-            .order_by(TaskRow.epoch.desc(), TaskRow.id.desc())
-            .limit(last)
-        ).all()
+        rows = ask(session, _MEASURED, {"kind": kind, "last": last}).all()
         seconds, units = sum(r[0] or 0.0 for r in rows), sum(r[1] for r in rows)
         if units and seconds:
             measured[kind] = seconds / units
     return measured
 
 
+_NEWEST: Final = (
+    select(EnsembleRow, DatasetRow.last_seq)
+    .join(DatasetRow, DatasetRow.id == EnsembleRow.dataset_id)
+    .where(EnsembleRow.state.in_(bindparam("states", expanding=True)))
+    .order_by(EnsembleRow.generation.desc(), EnsembleRow.revision.desc())
+    .limit(1)
+)
+
+
 def newest_ensemble(session: Session, *states: EnsembleState) -> tuple[EnsembleRow, int] | None:
-    """The ensemble of the highest generation in one of the states, with its data set's last commit."""
-    query = (
-        select(EnsembleRow, DatasetRow.last_seq)
-        .join(DatasetRow, DatasetRow.id == EnsembleRow.dataset_id)
-        .order_by(EnsembleRow.generation.desc(), EnsembleRow.revision.desc())
-        .limit(1)
-    )
-    if states:
-        query = query.where(EnsembleRow.state.in_(states))
-    found = session.execute(query).first()
+    """The ensemble of the highest generation in one of the states, with its data set's last commit.
+
+    Args:
+        states: all of them without any.
+    """
+    found = session.execute(_NEWEST, {"states": states or tuple(EnsembleState)}).first()
     return None if found is None else (found[0], found[1])
+
+
+_ENDED: Final = (
+    select(WalkerRow.end_reason, func.count())
+    .where(
+        WalkerRow.generation == bindparam("generation"),
+        WalkerRow.state == WalkerState.ENDED,
+        WalkerRow.split.in_(LEARNING),
+    )
+    .group_by(WalkerRow.end_reason)
+)
 
 
 def walker_ends(session: Session, generation: int) -> tuple[int, int]:
     """(ended, crossed) learning walkers born under a generation; broken ones say nothing and are left out."""
-    rows = session.execute(
-        select(WalkerRow.end_reason, func.count())
-        .where(
-            WalkerRow.generation == generation,
-            WalkerRow.state == WalkerState.ENDED,
-            WalkerRow.split.in_(LEARNING),
-        )
-        .group_by(WalkerRow.end_reason)
-    ).all()
+    rows = ask(session, _ENDED, {"generation": generation}).all()
     ends = {reason: int(n) for reason, n in rows if reason not in BROKEN}
     return sum(ends.values()), ends.get(WalkerEnd.CROSSED, 0)
 
 
+_IDLE: Final = (
+    select(WalkerRow.id)
+    .where(ALIVE, WalkerRow.entry == bindparam("entry"), WalkerRow.state == WalkerState.IDLE)
+    .order_by(WalkerRow.id)
+    .limit(bindparam("most"))
+)
+
+
 def idle_walkers(session: Session, entry: int, limit: int) -> tuple[int, ...]:
     """Head of the queue of walkers of one sampler; the oldest first."""
-    rows = session.scalars(
-        select(WalkerRow.id)
-        .where(ALIVE, WalkerRow.entry == entry, WalkerRow.state == WalkerState.IDLE)
-        .order_by(WalkerRow.id)
-        .limit(limit)
-    )
-    return tuple(rows)
+    return tuple(ask(session, _IDLE, {"entry": entry, "most": limit}).scalars())
 
 
 _ALIVE: Final = (
@@ -244,22 +267,25 @@ class Walkers:
 
 def alive_walkers(session: Session) -> Walkers:
     """Counts of walkers that have not ended."""
-    found = session.execute(_ALIVE)
+    found = ask(session, _ALIVE)
     return Walkers({(entry, state, split): n for entry, state, split, n in found})
+
+
+_FIRST_ATTEMPT: Final = select(func.min(AttemptRow.id)).where(AttemptRow.epoch == bindparam("epoch"))
+_LAST_ENDS: Final = (
+    select(SegmentRow.end_reason)
+    .where(SegmentRow.end_reason.is_not(None), SegmentRow.attempt_id >= bindparam("first"))
+    .order_by(SegmentRow.attempt_id.desc(), SegmentRow.id.desc())
+    .limit(bindparam("last"))
+)
 
 
 def last_ends(session: Session, epoch: int, last: int) -> list[WalkerEnd | None]:
     """How the walkers that ended last under an epoch ended."""
-    first = session.scalar(select(func.min(AttemptRow.id)).where(AttemptRow.epoch == epoch))
+    first = ask(session, _FIRST_ATTEMPT, {"epoch": epoch}).scalar()
     if first is None:
         return []
-    rows = session.scalars(
-        select(SegmentRow.end_reason)
-        .where(SegmentRow.end_reason.is_not(None), SegmentRow.attempt_id >= first)
-        .order_by(SegmentRow.attempt_id.desc(), SegmentRow.id.desc())
-        .limit(last)
-    )
-    return list(rows)
+    return list(ask(session, _LAST_ENDS, {"first": first, "last": last}).scalars())
 
 
 def unevaluated(
@@ -349,10 +375,24 @@ def ensembles(session: Session, *states: EnsembleState) -> list[EnsembleRow]:
     )
 
 
+_FAILED_KINDS: Final = select(TaskRow.kind).where(FAILED, TaskRow.epoch == bindparam("epoch")).distinct()
+
+
 def failed_kinds(session: Session, epoch: int) -> set[str]:
     """Kinds of tasks of which any was given up under an epoch; mostly none."""
-    failed = select(TaskRow.kind).where(FAILED, TaskRow.epoch == epoch).distinct()
-    return set(session.scalars(failed))
+    return set(ask(session, _FAILED_KINDS, {"epoch": epoch}).scalars())
+
+
+_LAST_STATES: Final = (
+    select(TaskRow.id, TaskRow.state, TaskRow.error)
+    .where(
+        TaskRow.kind == bindparam("kind"),
+        TaskRow.state == bindparam("wanted"),
+        TaskRow.epoch == bindparam("epoch"),
+    )
+    .order_by(TaskRow.id.desc())
+    .limit(bindparam("last"))
+)
 
 
 def last_task_states(
@@ -362,29 +402,30 @@ def last_task_states(
     found = [
         (task_id, state, error)
         for wanted in (TaskState.DONE, TaskState.FAILED)
-        for task_id, state, error in session.execute(
-            select(TaskRow.id, TaskRow.state, TaskRow.error)
-            .where(TaskRow.kind == kind, TaskRow.state == wanted, TaskRow.epoch == epoch)
-            .order_by(TaskRow.id.desc())
-            .limit(last)
+        for task_id, state, error in ask(
+            session, _LAST_STATES, {"kind": kind, "wanted": wanted, "epoch": epoch, "last": last}
         )
     ]
     return [(state, error) for _, state, error in sorted(found, key=lambda row: -row[0])[:last]]
 
 
+_LAST_LABELLED: Final = (
+    select(LabelRow.attempt_id)
+    .where(LabelRow.seq.is_not(None), LabelRow.attempt_id.is_not(None))
+    .order_by(LabelRow.seq.desc())
+    .limit(1)
+)
+_REJECTED_SINCE: Final = (
+    select(func.count(), func.max(RejectionRow.message))
+    .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id)
+    .where(RejectionRow.attempt_id > bindparam("last"), AttemptRow.epoch == bindparam("epoch"))
+)
+
+
 def rejected_since_label(session: Session, epoch: int) -> tuple[int, str]:
     """How many structures an epoch turned away since the last label, and one of the reasons."""
-    last = session.scalar(
-        select(LabelRow.attempt_id)
-        .where(LabelRow.seq.is_not(None), LabelRow.attempt_id.is_not(None))
-        .order_by(LabelRow.seq.desc())
-        .limit(1)
-    )
-    found = session.execute(
-        select(func.count(), func.max(RejectionRow.message))
-        .join(AttemptRow, AttemptRow.id == RejectionRow.attempt_id)
-        .where(RejectionRow.attempt_id > (last or 0), AttemptRow.epoch == epoch)
-    ).one()
+    last = ask(session, _LAST_LABELLED).scalar() or 0
+    found = ask(session, _REJECTED_SINCE, {"last": last, "epoch": epoch}).one()
     return int(found[0]), str(found[1] or "")
 
 

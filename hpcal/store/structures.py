@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, select, update
 
 from hpcal.core.elements import atomic_number
 from hpcal.core.errors import StoreError, TransitionError
@@ -17,6 +16,7 @@ from hpcal.core.structure import Structure
 from hpcal.core.walker import Scores, Split
 from hpcal.store import queries, transitions
 from hpcal.store.rows import structure_of, structure_row
+from hpcal.store.session import Session, ask
 from hpcal.store.tables import ScoreRow, SelectionRow, StructureRow
 from hpcal.store.transitions import StructureState
 
@@ -89,15 +89,14 @@ def _check_move(session: Session, ids: Sequence[int], new: StructureState) -> No
         raise TransitionError(f"structure {bad} cannot go from {states.get(bad)} to {new}")
 
 
+_STATES: Final = select(StructureRow.id, StructureRow.state).where(
+    StructureRow.id.in_(bindparam("ids", expanding=True))
+)
+
+
 def states_of(session: Session, ids: Sequence[int]) -> dict[int, StructureState]:
     """State of each structure."""
-    return {
-        row.id: row.state
-        for part in chunks(ids)
-        for row in session.execute(
-            select(StructureRow.id, StructureRow.state).where(StructureRow.id.in_(part))
-        )
-    }
+    return {i: state for part in chunks(ids) for i, state in ask(session, _STATES, {"ids": part})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +131,24 @@ def structures_of(session: Session, ids: Sequence[int]) -> list[tuple[int, Struc
     return [(i, structure_of(rows[i])) for i in ids]
 
 
+_ROWS: Final = select(StructureRow).where(StructureRow.id.in_(bindparam("ids", expanding=True)))
+
+
 def rows_of(session: Session, ids: Sequence[int]) -> dict[int, StructureRow]:
     """Rows by id."""
-    return {
-        row.id: row
-        for part in chunks(ids)
-        for row in session.scalars(select(StructureRow).where(StructureRow.id.in_(part)))
-    }
+    return {row.id: row for part in chunks(ids) for row in session.scalars(_ROWS, {"ids": part})}
+
+
+_OF_ORIGIN: Final = (
+    select(StructureRow)
+    .where(queries.START, StructureRow.origin.in_(bindparam("origins", expanding=True)))
+    .order_by(StructureRow.id)
+)
 
 
 def of_origin(session: Session, *origins: str) -> list[StructureRow]:
     """All structures of some origins that a campaign starts from (see ``tables.START``), oldest first."""
-    query = select(StructureRow).where(queries.START, StructureRow.origin.in_(origins))
-    query = query.order_by(StructureRow.id)
-    return list(session.scalars(query))
+    return list(session.scalars(_OF_ORIGIN, {"origins": origins}))
 
 
 def ids_in_states(session: Session, states: Sequence[StructureState]) -> list[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, select
 
 from hpcal.core.errors import FailureClass
 from hpcal.store import queries, transitions
+from hpcal.store.session import Session, ask
 from hpcal.store.tables import AttemptRow, EventRow, TaskRow
 from hpcal.store.transitions import OUTSTANDING, TaskState
 
@@ -33,10 +33,13 @@ def add_task(
     return row
 
 
+_NUMBER: Final = select(func.count()).where(AttemptRow.task_id == bindparam("task_id"))
+
+
 def dispatch(session: Session, task: TaskRow, *, epoch: int, executor: str) -> AttemptRow:
     """The next attempt at a queued task."""
     _move(task, TaskState.DISPATCHED)
-    number = session.scalar(select(func.count()).where(AttemptRow.task_id == task.id)) or 0
+    number = ask(session, _NUMBER, {"task_id": task.id}).scalar_one()
     attempt = AttemptRow(
         task_id=task.id,
         number=number + 1,
@@ -88,10 +91,16 @@ def _move(task: TaskRow, new: TaskState) -> None:
     task.state = new
 
 
+_UNFINISHED: Final = (
+    select(TaskRow)
+    .where(queries.OUTSTANDING, TaskRow.state.in_(bindparam("states", expanding=True)))
+    .order_by(TaskRow.id)
+)
+
+
 def unfinished(session: Session, *states: TaskState) -> list[TaskRow]:
     """Unfinished tasks in the states (or all of them), in the order of their making."""
-    query = select(TaskRow).where(queries.OUTSTANDING, TaskRow.state.in_(states or OUTSTANDING))
-    return list(session.scalars(query.order_by(TaskRow.id)))
+    return list(session.scalars(_UNFINISHED, {"states": states or tuple(OUTSTANDING)}))
 
 
 def open_attempts(session: Session) -> list[AttemptRow]:
@@ -124,15 +133,20 @@ def has_event(session: Session, task_id: int, kind: str) -> bool:
     return session.scalar(query) is not None
 
 
+_INPUTS: Final = select(TaskRow.inputs).where(TaskRow.kind == bindparam("kind")).order_by(TaskRow.id)
+
+
 def inputs_of(session: Session, kind: str) -> Sequence[Mapping[str, Any]]:
     """Inputs of all tasks of a kind, in the order of their making."""
-    return list(session.scalars(select(TaskRow.inputs).where(TaskRow.kind == kind).order_by(TaskRow.id)))
+    return list(ask(session, _INPUTS, {"kind": kind}).scalars())
+
+
+_QUEUED: Final = select(TaskRow.id).where(queries.OUTSTANDING, TaskRow.state == TaskState.QUEUED).limit(1)
 
 
 def any_queued(session: Session) -> bool:
     """Whether a task waits to be dispatched."""
-    query = select(TaskRow.id).where(queries.OUTSTANDING, TaskRow.state == TaskState.QUEUED).limit(1)
-    return session.scalar(query) is not None
+    return ask(session, _QUEUED).scalar() is not None
 
 
 def ended(session: Session) -> int:
