@@ -174,6 +174,7 @@ class Controller:
         attempt = tasks.dispatch(session, task, epoch=context.store.epoch, executor=task.pool)
         stem = folders.tasks / f"{task.id:08d}-{attempt.number}"
         attempt.log, attempt.spool = f"tasks/{stem.name}.log", f"tasks/{stem.name}.spool"
+        session.flush()
         inputs = stem.with_suffix(".task")
         inputs.write_bytes(pack(payload(session, context, task)))
         virtual = context.dispatcher.virtual

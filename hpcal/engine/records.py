@@ -118,6 +118,7 @@ def _evaluate(done: Completed) -> list[str]:
     session, context, task, values = done.session, done.context, done.task, done.values
     seen = _evaluated_before(session, values)
     rows = structures.rows_of(session, sorted({value["structure_id"] for value in values}))
+    used = {i: ensembles.get(session, i) for i in {value["ensemble_id"] for value in values}}
     for value in values:
         if (value["ensemble_id"], value["structure_id"]) in seen:
             continue
@@ -129,7 +130,7 @@ def _evaluate(done: Completed) -> list[str]:
             value["scores"],
             purpose="evaluate",
             metric=context.spec.metric,
-            threshold=ensembles.get(session, value["ensemble_id"]).threshold,
+            threshold=used[value["ensemble_id"]].threshold,
             task_id=task.id,
             split=row.split,
             family=family(row),
@@ -141,7 +142,7 @@ def _evaluate(done: Completed) -> list[str]:
             force_rmse=value.get("force_rmse"),
         )
     session.flush()
-    ensembles.sum_errors(session, {value["ensemble_id"] for value in values})
+    ensembles.sum_errors(session, used)
     chosen = task.inputs["decide"]
     return [] if chosen is None else [decide(session, context, chosen)]
 

@@ -204,7 +204,7 @@ _EVALUATED = (EnsembleState.TRAINED, EnsembleState.PROMOTED, EnsembleState.REFUS
 
 
 def _audit(session: Session, current: EnsembleView | None) -> AuditErrors | None:
-    summaries = {} if current is None else ensembles.get(session, current.id).errors or {}
+    summaries = {} if current is None else ensembles.summaries(session, current.id)
     errors = summaries.get(Split.TEST)
     if errors is None or errors["force_rmse_ev_per_ang"] is None:
         return None

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, select
 
 from hpcal.core.ensemble import EnsembleManifest, MemberFile
 from hpcal.core.protocols import MemberResult, MemberSpec
@@ -17,6 +16,7 @@ from hpcal.store.error_summary import error_summary
 from hpcal.store.labels import origins_between
 from hpcal.store.measurements import family_errors
 from hpcal.store.rows import blob
+from hpcal.store.session import Session, ask
 from hpcal.store.tables import DatasetRow, EnsembleRow, ModelRow, ShardRow, TaskRow
 from hpcal.store.transitions import OUTSTANDING, EnsembleState
 
@@ -174,6 +174,14 @@ def starts(session: Session, ensemble: EnsembleRow, indices: Iterable[int]) -> d
 
 def _predecessor(session: Session, ensemble: EnsembleRow) -> EnsembleRow | None:
     return None if ensemble.predecessor_id is None else get(session, ensemble.predecessor_id)
+
+
+_SUMMARIES: Final = select(EnsembleRow.errors).where(EnsembleRow.id == bindparam("ensemble_id"))
+
+
+def summaries(session: Session, ensemble_id: int) -> dict[str, dict[str, Any]]:
+    """Error summaries of an ensemble by group, as they were summed up last."""
+    return ask(session, _SUMMARIES, {"ensemble_id": ensemble_id}).scalar_one() or {}
 
 
 def sum_errors(session: Session, ids: Iterable[int]) -> None:

@@ -37,7 +37,7 @@ _NUMBER: Final = select(func.count()).where(AttemptRow.task_id == bindparam("tas
 
 
 def dispatch(session: Session, task: TaskRow, *, epoch: int, executor: str) -> AttemptRow:
-    """The next attempt at a queued task."""
+    """The next attempt at a queued task; it has its id once the session is flushed."""
     _move(task, TaskState.DISPATCHED)
     number = ask(session, _NUMBER, {"task_id": task.id}).scalar_one()
     attempt = AttemptRow(
@@ -49,7 +49,6 @@ def dispatch(session: Session, task: TaskRow, *, epoch: int, executor: str) -> A
         dispatched=time.time(),
     )
     session.add(attempt)
-    session.flush()
     return attempt
 
 

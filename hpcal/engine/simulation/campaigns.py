@@ -99,7 +99,7 @@ def _campaign(rng: random.Random, base: Path) -> dict[str, Any]:
         "promotion": {"margin": rng.choice((0.0, 0.2)), "min_audit": rng.choice((2, 10))},
         "stop": _stop(rng),
         "tasks": {
-            "max_label_chunk": rng.choice((2, 3, 4, 4)),
+            "max_label_chunk": rng.choice((3, 4, 6, 6)),
             "max_losses": rng.randint(2, 5),
             "max_failures": rng.randint(1, 3),
             "reserve": rng.choice((0.0, 0.5)),
