@@ -112,7 +112,10 @@ class SlurmBlocks(SchedulerBlocks, SlurmProvider):  # type: ignore[misc]  # Pars
         lines = [f"export JOBNAME={shlex.quote(job_name)}"]  # launchers name their files by it
         if self.cores_per_node is not None:
             lines.append(f"export PARSL_CORES={self.cores_per_node}")
-            if isinstance(self.launcher, SrunLauncher):
+        if isinstance(self.launcher, SrunLauncher):
+            # It names a file by this variable, which Slurm sets to what all blocks of a pool are called.
+            lines.append(f"export SLURM_JOB_NAME={shlex.quote(job_name)}")
+            if self.cores_per_node is not None:
                 # Since 22.05, srun gives a task one core unless told by this variable.
                 lines.append(f"export SRUN_CPUS_PER_TASK={self._cpus_per_task}")
         if self.mem_per_node is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -614,6 +616,24 @@ def test_ranks_share_the_cores_of_a_node(script: Callable[..., list[str]]) -> No
 
 def test_srun_gives_a_manager_all_cores(script: Callable[..., list[str]]) -> None:
     assert "export SRUN_CPUS_PER_TASK=8" in script(cores_per_node=8, launcher=SrunLauncher())
+
+
+def test_blocks_of_several_nodes_that_start_together_keep_their_own_commands(
+    tmp_path: Path, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Commands(tmp_path / "bin", monkeypatch).says("srun")
+    blocks = SlurmBlocks(
+        run_id="run", pool="label", scheduler=scheduler, nodes_per_block=2, launcher=SrunLauncher()
+    )
+    blocks.script_dir = str(tmp_path)
+    for number in range(2):
+        blocks.submit(f"workers --block={number}", 1, f"parsl.label.block-{number}")
+    for block in blocks.blocks.values():
+        of_slurm = {**os.environ, "SLURM_JOB_NAME": "hpcal.label"}
+        assert block.script is not None
+        subprocess.run(["bash", str(block.script.path)], cwd=tmp_path, env=of_slurm, check=True, timeout=20)
+    written = sorted(path.read_text().strip() for path in tmp_path.glob("cmd_*.sh"))
+    assert written == ["workers --block=0", "workers --block=1"]
 
 
 def test_what_the_site_sets_comes_last_and_wins(script: Callable[..., list[str]]) -> None:
