@@ -9,6 +9,7 @@
     │   ├── FormatError            a data file that cannot be read
     │   └── PluginError            an unknown part, or one whose package is missing
     ├── CampaignFailed             exit 1: the campaign cannot go on
+    ├── WorkersLost                exit 1: the workers cannot be reached any more
     ├── CampaignHeld               exit 3: another controller holds it
     ├── Interrupted                exit 130: stopped in good order
     ├── StoreError                 the store refused a write or cannot be read
@@ -65,6 +66,10 @@ class PluginError(InputError):
 
 class CampaignFailed(HpcalError):
     """The campaign cannot go on; the message holds the cause."""
+
+
+class WorkersLost(HpcalError):
+    """The workers of a pool cannot be reached any more; another controller can go on."""
 
 
 class CampaignHeld(HpcalError):

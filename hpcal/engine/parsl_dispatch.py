@@ -15,11 +15,12 @@ from parsl.app.app import python_app
 from parsl.executors.errors import ExecutorError
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
-from hpcal.core.errors import FailureClass
+from hpcal.core.errors import FailureClass, WorkersLost
 from hpcal.engine.dispatch import Assignment, BlockEnd, Report, now
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.answers import End, how_ended
+from hpcal.sites.interchange import Interchange
 from hpcal.sites.parsl_config import parsl_config, parsl_log
 from hpcal.sites.pool import Pool
 from hpcal.sites.scheduler import Job
@@ -54,6 +55,7 @@ class ParslDispatcher:
         self._exit.enter_context(parsl_log(run_dir / "parsl.log"))
         kernel = parsl.load(parsl_config(site, run_dir, run_id, self._job_ended))
         self._exit.callback(kernel.cleanup)
+        self._interchanges = {pool: Interchange(kernel.executors[pool]) for pool in site.pools}
         self._watch = {pool: PoolWatch(executor=kernel.executors[pool]) for pool in site.pools}
         self._hosts = {
             pool: PoolHosts(
@@ -100,7 +102,12 @@ class ParslDispatcher:
         future.add_done_callback(lambda f: self._done.put(_report(assignment, f)))
 
     def wait(self, timeout: float) -> list[Report]:
-        """What has come in; completions close to each other come together."""
+        """What has come in; completions close to each other come together.
+
+        Raises:
+            WorkersLost: the workers of a pool cannot be reached any more.
+        """
+        self._refuse_lost()
         reports = self._collect(timeout)
         self._tell_ended_blocks()
         reports = [self._explained(report) for report in reports]
@@ -112,6 +119,14 @@ class ParslDispatcher:
             if pool is not None:
                 self._hosts[pool].reported(report)
         return reports
+
+    def _refuse_lost(self) -> None:
+        for pool, interchange in self._interchanges.items():
+            if fault := interchange.fault:
+                raise WorkersLost(
+                    f"Parsl's interchange, by which the workers of pool {pool} are reached, {fault}, as "
+                    "where this host runs out of memory; nothing finished is lost: go on with `hpcal resume`"
+                )
 
     def _job_ended(self, pool: str, job_id: str, job: Job) -> None:
         """Called in the thread in which Parsl looks at its blocks."""

@@ -24,6 +24,7 @@ from parsl.jobs.states import JobState
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites import probe
 from hpcal.sites.blocks import SchedulerBlocks
+from hpcal.sites.interchange import Interchange
 from hpcal.sites.parsl_config import check_folder, parsl_config, parsl_log
 from hpcal.sites.pool import Pool
 from hpcal.sites.python_site import PythonSite
@@ -151,6 +152,7 @@ class _Watch:
         self.name, self._kind = name, site.kind_of(name)
         self._pool: Pool = site.pools[name]
         self._executor, self._folder = executor, folder
+        self._interchange = Interchange(executor)
         self._begun = time.monotonic()
         self._deadline = self._begun + timeout_s
         self._ran: float | None = None
@@ -173,7 +175,7 @@ class _Watch:
         """Looks at what has come in; whether all workers have answered, or none will any more."""
         if self._report is None:
             self._look()
-            lost = self._executor.bad_state_is_set or self._block().terminal
+            lost = self._executor.bad_state_is_set or self._interchange.fault or self._block().terminal
             if not self.pending or lost or time.monotonic() > self._deadline:
                 self._report = self._told()
                 self._executor.scale_in_facade(1)  # its nodes may be costly, and others still wait
@@ -244,6 +246,8 @@ class _Watch:
         executor = self._executor
         if executor.bad_state_is_set:
             return " ".join(str(executor.executor_exception).split())
+        if self._interchange.fault:
+            return f"Parsl's interchange on this host {self._interchange.fault}"
         if self._failure:
             return self._failure[:_SHOWN]
         if isinstance(executor.provider, SchedulerBlocks):
