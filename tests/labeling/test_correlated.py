@@ -12,7 +12,12 @@ from pyscf import cc, fci, gto, scf
 from pyscf.cc import ccsd_lambda, uccsd_t_lambda
 from pyscf.grad import uccsd_t
 
-from hpcal.core.label import Rejection
+from hpcal.core.deadline import Deadline
+from hpcal.core.elements import atomic_number
+from hpcal.core.label import Label, Rejection
+from hpcal.core.structure import Structure
+from hpcal.core.units import BOHR, HARTREE
+from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
 from hpcal.labeling.correlated import (
     Correlated,
     Response,
@@ -21,6 +26,8 @@ from hpcal.labeling.correlated import (
     t1_diagnostic,
 )
 from hpcal.labeling.functional import CORRELATED
+from hpcal.labeling.pyscf import PySCF
+from hpcal.labeling.pyscf_settings import PySCFSettings
 
 CRAWFORD_WATER = """O 0 -0.143225816552 0
 H 1.638036840407 1.136548822547 0
@@ -203,6 +210,48 @@ def test_energies_of_another_code(name: str) -> None:
         if expected:
             found = [correlated(field, m, frozen_core=frozen_core).energy for m in CORRELATED]
             assert found == pytest.approx(expected, abs=1e-8)
+
+
+def structure_of(name: str) -> Structure:
+    (spin, charge, _, atoms), *_ = REFERENCE[name]
+    rows = [words.split() for words in atoms.split(";")]
+    return Structure(
+        numbers=[atomic_number(row[0]) for row in rows],
+        positions=np.array([[float(x) for x in row[1:]] for row in rows]) * BOHR,
+        charge=charge,
+        multiplicity=spin + 1,
+    )
+
+
+def labelled(structure: Structure, method: str, basis: str, **settings: Any) -> Label:
+    source = PySCF(PySCFSettings(method=method, basis=basis, **settings))
+    result = CheckedLabeler(source, ChecksSettings(audit_share=0.0)).label(structure, Deadline())
+    assert isinstance(result, Label), result
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["water", "carbon monoxide", "nitrogen", "cyanide", "hydroxyl", "oxygen"])
+def test_labels_have_the_energies_of_another_code(name: str) -> None:
+    """To 1e-6 Hartree, as conv_tol of a label is 1e-9 and correlation is not stationary."""
+    (_, _, basis, _), mean, _, frozen = REFERENCE[name]
+    structure, common = structure_of(name), {"cartesian": basis == "6-31g*", "forces": False}
+    energies = [labelled(structure, method, basis, **common).energy for method in ("hf", *CORRELATED)]
+    assert np.array(energies) / HARTREE == pytest.approx((mean, *frozen), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CORRELATED)
+def test_forces_of_labels_are_slopes_of_their_energies(method: str) -> None:
+    structure, step, energies = structure_of("water"), 0.01, []
+    found = labelled(structure, method, "6-31g").forces
+    for count in (2, 1, -1, -2):
+        moved = structure.positions.copy()
+        moved[1, 1] += count * step
+        energies.append(labelled(structure.with_positions(moved), method, "6-31g", forces=False).energy)
+    slope = np.dot([-1, 8, -8, 1], energies) / (12 * step)
+    assert abs(slope) > 0.1
+    assert found[1, 1] == pytest.approx(-slope, abs=1e-4)
 
 
 def assert_gradient(
