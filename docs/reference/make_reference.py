@@ -31,7 +31,7 @@ from sqlalchemy import MetaData
 from hpcal.cli.main import cli
 from hpcal.core.plugins import Group, find, names
 from hpcal.core.settings import Uniform
-from hpcal.engine import campaign
+from hpcal.engine import campaign_file
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.sampling.dynamics import DynamicsSettings
 from hpcal.sites.pool import Container, ControllerJob, JobKeys, Pool, Ranks
@@ -261,17 +261,17 @@ def columns() -> str:
 # ── Pages ────────────────────────────────────────────────────────────────────────────────────
 
 MODELS: Final[Mapping[str, type[BaseModel]]] = {
-    "campaign": campaign.CampaignFile,
-    "structures": campaign.StructuresBlock,
+    "campaign": campaign_file.CampaignFile,
+    "structures": campaign_file.StructuresBlock,
     "checks": ChecksSettings,
     "dynamics": DynamicsSettings,
-    "uncertainty": campaign.UncertaintyBlock,
+    "uncertainty": campaign_file.UncertaintyBlock,
     "calibration": CalibrationSettings,
-    "splits": campaign.SplitsBlock,
-    "promotion": campaign.PromotionBlock,
-    "evaluate": campaign.EvaluateBlock,
-    "stop": campaign.StopBlock,
-    "tasks": campaign.TasksBlock,
+    "splits": campaign_file.SplitsBlock,
+    "promotion": campaign_file.PromotionBlock,
+    "evaluate": campaign_file.EvaluateBlock,
+    "stop": campaign_file.StopBlock,
+    "tasks": campaign_file.TasksBlock,
     "job": JobKeys,
     "container": Container,
     "mpi": Ranks,
@@ -282,7 +282,7 @@ STATES: Final = (StructureState, TaskState, WalkerState, EnsembleState, Campaign
 
 def _top_level() -> str:
     rows = []
-    for name, field in campaign.CampaignFile.model_fields.items():
+    for name, field in campaign_file.CampaignFile.model_fields.items():
         kind = field.annotation
         block = isinstance(kind, type) and issubclass(kind, BaseModel)
         described = field.description or (_summary(kind) if block else "")

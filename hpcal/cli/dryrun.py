@@ -17,7 +17,11 @@ from hpcal.engine import snapshot
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context, Folders
 from hpcal.engine.dispatch import Assignment, Report
-from hpcal.engine.plan import (
+from hpcal.engine.plan import plan as planned
+from hpcal.engine.seeds import Start
+from hpcal.engine.start import check, recorded_spec, recorded_state
+from hpcal.engine.states import expanded, labels_each, learned_each
+from hpcal.engine.steps import (
     Action,
     Bootstrap,
     CheckMinimum,
@@ -34,12 +38,6 @@ from hpcal.engine.plan import (
     Spawn,
     Train,
 )
-from hpcal.engine.plan import (
-    plan as planned,
-)
-from hpcal.engine.seeds import Start
-from hpcal.engine.start import check, recorded_spec, recorded_state
-from hpcal.engine.states import expanded, labels_each, learned_each
 from hpcal.engine.view import View
 from hpcal.store import campaigns, labels, measurements, queries, structures
 from hpcal.store.database import Store

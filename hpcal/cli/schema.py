@@ -14,7 +14,7 @@ from hpcal.cli.check import kind_of
 from hpcal.core.errors import InputError, PluginError
 from hpcal.core.plugins import Group, find, names
 from hpcal.core.settings import read_yaml
-from hpcal.engine.campaign import CampaignFile
+from hpcal.engine.campaign_file import CampaignFile
 from hpcal.engine.states import StatesSettings
 from hpcal.labeling.checks import ChecksSettings
 from hpcal.labeling.screen import ScreenSettings

@@ -10,7 +10,7 @@ from math import ceil
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.settings import draw
 from hpcal.core.walker import Split
-from hpcal.engine import plan, siblings
+from hpcal.engine import siblings, steps
 from hpcal.engine.context import Context
 from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive, stream
@@ -32,23 +32,23 @@ def apply(action: object, session: Session, context: Context) -> list[TaskRow]: 
 
 
 @apply.register
-def _(action: plan.Relax, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Relax, session: Session, context: Context) -> list[TaskRow]:
     structures.move(session, action.structure_ids, StructureState.CLAIMED)
     return [_task(session, context, "relax", "label", {"structure_ids": action.structure_ids}, units=1)]
 
 
 @apply.register
-def _(action: plan.CheckMinimum, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.CheckMinimum, session: Session, context: Context) -> list[TaskRow]:
     return [_task(session, context, "curvature", "label", asdict(action), units=1)]
 
 
 @apply.register
-def _(action: plan.Bootstrap, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Bootstrap, session: Session, context: Context) -> list[TaskRow]:
     return [_task(session, context, "bootstrap", "label", asdict(action), units=action.count)]
 
 
 @apply.register
-def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.LabelChunk, session: Session, context: Context) -> list[TaskRow]:
     ids = action.structure_ids
     structures.move(session, ids, StructureState.CLAIMED)
     inputs = {"structure_ids": ids} | ({"seconds": action.seconds} if action.seconds else {})
@@ -56,7 +56,7 @@ def _(action: plan.LabelChunk, session: Session, context: Context) -> list[TaskR
 
 
 @apply.register
-def _(action: plan.Refuse, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Refuse, session: Session, context: Context) -> list[TaskRow]:
     structures.move(session, action.structure_ids, StructureState.QUARANTINED, reason=action.reason)
     siblings.settle(session, context.spec.label.states, context.level_id, action.structure_ids)
     n = len(action.structure_ids)
@@ -65,7 +65,7 @@ def _(action: plan.Refuse, session: Session, context: Context) -> list[TaskRow]:
 
 
 @apply.register
-def _(action: plan.Train, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Train, session: Session, context: Context) -> list[TaskRow]:
     last_seq = queries.last_commit(session)
     _add_shard(session, context, last_seq)
     totals = queries.label_totals(session)
@@ -129,7 +129,7 @@ def _add_shard(session: Session, context: Context, last_seq: int) -> None:
 
 
 @apply.register
-def _(action: plan.Evaluate, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Evaluate, session: Session, context: Context) -> list[TaskRow]:
     groups = [{"ensemble_id": e, "structure_ids": list(ids)} for e, ids in action.pairs]
     inputs = {"groups": groups, "decide": action.decide}
     units = sum(len(ids) for _, ids in action.pairs)
@@ -137,12 +137,12 @@ def _(action: plan.Evaluate, session: Session, context: Context) -> list[TaskRow
 
 
 @apply.register
-def _(action: plan.Rescore, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Rescore, session: Session, context: Context) -> list[TaskRow]:
     return [_task(session, context, "rescore", "score", asdict(action), units=len(action.structure_ids))]
 
 
 @apply.register
-def _(action: plan.Select, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Select, session: Session, context: Context) -> list[TaskRow]:
     shards = labels.shards(session, context.level_id)
     last_seq = shards[-1].last_seq if shards else 0
     inputs = {**asdict(action), "last_seq": last_seq, "known": _known(session, last_seq)}
@@ -158,7 +158,7 @@ def _known(session: Session, after: int) -> list[int]:
 
 
 @apply.register
-def _(action: plan.Spawn, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Spawn, session: Session, context: Context) -> list[TaskRow]:
     ensemble = _current(session)
     part = context.spec.sampling[action.entry].part
     sampler, splits = part.build(), context.spec.file.splits
@@ -207,7 +207,7 @@ def _starts(session: Session) -> list[int]:
 
 
 @apply.register
-def _(action: plan.Sample, session: Session, context: Context) -> list[TaskRow]:
+def _(action: steps.Sample, session: Session, context: Context) -> list[TaskRow]:
     ids, ensemble_id = list(action.walker_ids), action.ensemble_id
     if context.spec.sampling[action.entry].part.plugin.pins_ensemble:
         rows = walkers.rows_of(session, ids)

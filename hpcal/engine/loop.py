@@ -18,7 +18,8 @@ from hpcal.engine.completions import Completions
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import Assignment
 from hpcal.engine.payloads import payload
-from hpcal.engine.plan import Fail, Finish, GoOn, plan
+from hpcal.engine.plan import plan
+from hpcal.engine.steps import Fail, Finish, GoOn
 from hpcal.engine.tasks import STAGES
 from hpcal.engine.view import View
 from hpcal.store import campaigns, tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcal.engine.campaign import PromotionBlock
+from hpcal.engine.campaign_file import PromotionBlock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcal.core.walker import Split
-from hpcal.engine.campaign import SplitsBlock
+from hpcal.engine.campaign_file import SplitsBlock
 
 
 def walker_split(rng: np.random.Generator, shares: SplitsBlock, *, audit: bool = True) -> Split:

@@ -14,7 +14,7 @@ from cli.helpers import hpcal
 
 from hpcal.cli.dryrun import _steps
 from hpcal.engine.campaign import read_campaign
-from hpcal.engine.plan import Action
+from hpcal.engine.steps import Action
 from hpcal.store.database import Store
 
 PROMISED = (

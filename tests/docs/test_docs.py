@@ -16,7 +16,8 @@ from hpcal.cli.main import cli
 from hpcal.cli.sample import read_request
 from hpcal.core.plugins import Group
 from hpcal.core.settings import Document, parse_yaml, validate
-from hpcal.engine.campaign import CampaignFile, campaign_of, label_spec, part
+from hpcal.engine.campaign import campaign_of, label_spec, part
+from hpcal.engine.campaign_file import CampaignFile
 from hpcal.sites.schema import Site
 from hpcal.store.tables import Base
 

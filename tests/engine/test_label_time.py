@@ -19,7 +19,8 @@ from hpcal.core.structure import Structure
 from hpcal.engine import plan as p
 from hpcal.engine import snapshot
 from hpcal.engine.actions import apply
-from hpcal.engine.campaign import TasksBlock, read_campaign
+from hpcal.engine.campaign import read_campaign
+from hpcal.engine.campaign_file import TasksBlock
 from hpcal.engine.dispatch import InlineDispatcher
 from hpcal.engine.label_time import ENOUGH, PRIOR_EXPONENT, chunks, composition, fit
 from hpcal.engine.start import take_up

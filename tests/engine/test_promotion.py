@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpcal.core.walker import Split
-from hpcal.engine.campaign import PromotionBlock, SplitsBlock
+from hpcal.engine.campaign_file import PromotionBlock, SplitsBlock
 from hpcal.engine.promotion import gate
 from hpcal.engine.splits import audit_steps, walker_split
 from hpcal.engine.streams import derive
