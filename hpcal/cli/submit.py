@@ -15,7 +15,8 @@ from hpcal.core.errors import CampaignFailed, CampaignHeld, ConfigurationError, 
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
-from hpcal.sites.chain import Chain, controller_of
+from hpcal.sites.chain import Chain
+from hpcal.sites.controller_script import controller_of
 from hpcal.sites.scheduler import SchedulerError
 from hpcal.store import campaigns
 from hpcal.store.database import Store

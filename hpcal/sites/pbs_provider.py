@@ -12,6 +12,7 @@ from parsl.providers import PBSProProvider
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.blocks import BatchScript, SchedulerBlocks
+from hpcal.sites.dialect import unheeded_by_pbs
 from hpcal.sites.pbs_commands import PBS
 from hpcal.sites.scheduler import Job, Scheduler
 
@@ -79,7 +80,8 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
         self.place = place or ("scatter" if self.nodes_per_block > 1 else None)
         for name in ("account", "queue", "select_options", "filesystems", "place"):
             _check_word(pool, name, getattr(self, name))
-        _check_options(pool, self.scheduler_options, {"-o", "-e", *self._asked()})
+        if fault := unheeded_by_pbs(self.scheduler_options, {"-o", "-e", *self._asked()}):
+            raise ConfigurationError(f"pool {pool}: {fault}")
 
     def _write_script(self, command: str, tasks_per_node: int, job_name: str) -> BatchScript:
         if self.script_dir is None:
@@ -149,20 +151,3 @@ def _check_word(pool: str, name: str, value: str | None) -> None:
             f"pool {pool}: {name} is {value!r}, but PBS takes a blank for the end of it; "
             "give the name that the site's own tools show"
         )
-
-
-def _check_options(pool: str, options: str, ours: set[str]) -> None:
-    for line in filter(None, map(str.strip, options.splitlines())):
-        match = re.match(r"#PBS\s+(-\w)\s*(.*)", line)
-        if match is None:
-            raise ConfigurationError(
-                f"pool {pool}: scheduler_options holds {line!r}, which is no `#PBS` line; "
-                "commands of the shell belong in worker_init"
-            )
-        option, value = match.groups()
-        names = [f"-l {name}" for name in re.findall(r"\w+=", value)] if option == "-l" else [option]
-        if ours & set(names):
-            raise ConfigurationError(
-                f"pool {pool}: scheduler_options holds {line!r}, which PBS would not heed, because the first "
-                "directive wins; use the key of the pool, or select_options for resources of a node"
-            )

@@ -20,9 +20,10 @@ from parsl.providers import LocalProvider
 from parsl.providers.cluster_provider import ClusterProvider
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites import chain
 from hpcal.sites.addresses import controller_addresses
 from hpcal.sites.blocks import SchedulerBlocks
+from hpcal.sites.controller_script import FOLDER as FOLDER_OF_CONTROLLER
+from hpcal.sites.controller_script import controller_script
 from hpcal.sites.parsl_config import parsl_config
 from hpcal.sites.python_site import PythonSite
 from hpcal.sites.scheduler import Job
@@ -84,8 +85,8 @@ def rendered_controller(site: Site) -> str:
     """The script of a controller's job. Raises ConfigurationError if the site has none."""
     with tempfile.TemporaryDirectory(prefix="hpcal-render-") as folder:
         root = Path(folder).resolve()
-        (root / chain.FOLDER).mkdir()
-        return _public(chain.controller_script(site, root), root)
+        (root / FOLDER_OF_CONTROLLER).mkdir()
+        return _public(controller_script(site, root), root)
 
 
 def _addresses(site: Site) -> list[str] | None:

@@ -15,12 +15,14 @@ from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.core.plugins import nearest
 from hpcal.core.settings import Settings, read_yaml, validate
 from hpcal.exchange.shipped import shipped_folder
+from hpcal.sites.dialect import fault_of_words
 from hpcal.sites.pool import ControllerJob, Encrypted, JobKeys, Kind, Pool, Word
 from hpcal.sites.variables import filled, used
 
 REQUIRED_POOLS: Final = ("label", "sample", "train")
 _STANDS_IN: Final = {"score": "sample"}
 _POOL_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_LEAST_WORK_S: Final = 30
 _SUFFIXES: Final = (".yaml", ".yml", ".py")
 
 
@@ -53,7 +55,7 @@ class Site(JobKeys):
         default=None,
         min_length=1,
         description="where workers reach the controller, an IP address; if null, that of `interface`, or "
-        "127.0.0.1 where all pools are local, or that of this host's name",
+        "127.0.0.1 where all pools are local, or all of this host's, tried in turn",
     )
     interface: Word = Field(
         default=None, description="network interface of the controller that the nodes reach, such as `ib0`"
@@ -198,13 +200,17 @@ def _fault_of(pool: Pool, kind: str) -> str | None:
         return None
     if pool.walltime is None:
         return f'walltime is missing: a {kind} job has a limit, such as "04:00:00"'
-    if pool.task_seconds is not None and pool.task_seconds < 30:
-        return f"walltime {pool.walltime} less walltime_margin ({pool.walltime_margin} s) leaves no time"
-    if kind == "slurm" and pool.queue is not None:
-        return "queue is PBS's word; on Slurm it is partition (or qos)"
-    if kind == "pbs" and (pool.partition or pool.qos or pool.constraint):
-        return "partition, qos and constraint are Slurm's words; on PBS give queue and select_options"
-    return None
+    if (pool.walltime_s or 0) - 2 * pool.walltime_margin < _LEAST_WORK_S:
+        return (
+            f"walltime {pool.walltime} less twice walltime_margin ({pool.walltime_margin} s) leaves no time: "
+            "a block takes no new tasks in its last two margins; give a longer walltime or a shorter margin"
+        )
+    if pool.launcher == "single" and pool.nodes_per_block > 1 and pool.mpi is None:
+        return (
+            f"launcher: single starts workers on the first of {pool.nodes_per_block} nodes only; leave it "
+            "out, or give mpi for programs over the nodes of a block"
+        )
+    return fault_of_words(pool, kind)
 
 
 def load_site(name_or_path: str | Path, values: Mapping[str, str] | None = None) -> Site:

@@ -10,8 +10,9 @@ import pytest
 from support.fake_slurm import FakeSlurm
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites.chain import Chain, chain_status, controller_of, controller_script
+from hpcal.sites.chain import Chain, chain_status
 from hpcal.sites.chain_records import Began, Ended, Link, hopeless
+from hpcal.sites.controller_script import controller_of, controller_script
 from hpcal.sites.scheduler import SchedulerError
 from hpcal.sites.schema import Site
 
@@ -83,6 +84,9 @@ def test_script_tells_the_controller_when_its_job_ends(root: Path, kind: str, en
         ("slurm", {"queue": "q"}, "queue is PBS's word"),
         ("pbs", {"partition": "p"}, "Slurm's words"),
         ("pbs", {"chain": "scrontab"}, "scrontab is Slurm's"),
+        ("slurm", {"filesystems": "home"}, "PBS's words"),
+        ("slurm", {"scheduler_options": "--reservation=x"}, "no `#SBATCH` line"),
+        ("pbs", {"scheduler_options": "#PBS -l select=1:mem=9gb"}, "would not heed"),
         ("local", {}, "its kind is local.*`hpcal run`"),
     ],
 )

@@ -71,7 +71,25 @@ def test_a_walltime_in_seconds(tmp_path: Path) -> None:
         ("kind: slurm\n" + MINIMAL, r"pool label: walltime is missing: a slurm job has a limit"),
         (
             'kind: slurm\nwalltime: "00:01:20"\n' + MINIMAL,
-            r"walltime 00:01:20 less walltime_margin \(60 s\) leaves no time",
+            r"walltime 00:01:20 less twice walltime_margin \(60 s\) leaves no time",
+        ),
+        (
+            'kind: slurm\nwalltime: "00:15:00"\n'
+            "pools: {label: {walltime_margin: 600}, sample: {}, train: {}}\n",
+            r"pool label: .*a block takes no new tasks in its last two margins",
+        ),
+        (
+            'kind: slurm\nwalltime: "01:00:00"\n'
+            "pools: {label: {nodes_per_block: 4, launcher: single}, sample: {}, train: {}}\n",
+            r"pool label: launcher: single starts workers on the first of 4 nodes only",
+        ),
+        (
+            'kind: slurm\nwalltime: "01:00:00"\nselect_options: ngpus=4\n' + MINIMAL,
+            r"select_options and filesystems are PBS's words",
+        ),
+        (
+            'kind: slurm\nwalltime: "01:00:00"\nscheduler_options: --reservation=x\n' + MINIMAL,
+            r"'--reservation=x', which is no `#SBATCH` line",
         ),
         ('kind: slurm\nqueue: q\nwalltime: "01:00:00"\n' + MINIMAL, r"queue is PBS's word; on Slurm"),
         ('kind: pbs\nqos: q\nwalltime: "01:00:00"\n' + MINIMAL, r"are Slurm's words; on PBS give queue"),
