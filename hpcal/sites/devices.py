@@ -27,6 +27,8 @@ VISIBLE: Final[Mapping[str, tuple[str, ...]]] = {
     "intel": ("ZE_AFFINITY_MASK",),
 }
 """Variables that hide GPUs, by vendor; the first is set, the others are taken away."""
+_NO_GPU: Final = frozenset({"", "NoDevFiles", "-1"})
+"""What schedulers and users write there for none."""
 
 
 def pin() -> None:
@@ -72,5 +74,6 @@ def visible(environment: Mapping[str, str], vendor: str, count: int) -> Sequence
         return environment[NAMES].split()
     for variable in VISIBLE[vendor]:
         if environment.get(variable):
-            return [name.strip() for name in environment[variable].split(",") if name.strip()]
+            names = map(str.strip, environment[variable].split(","))
+            return [name for name in names if name not in _NO_GPU]
     return [str(index) for index in range(count)]

@@ -80,7 +80,10 @@ def command(words: Sequence[str], timeout_s: float) -> subprocess.CompletedProce
         SchedulerError: there is no such command, or it did not answer in time.
     """
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+        # Names and variables of jobs that they print need not be text in this locale.
+        return subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
     except FileNotFoundError as error:
         text = f"there is no command {words[0]} here: is this a node of the cluster?"
         raise SchedulerError(text) from error

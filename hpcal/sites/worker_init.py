@@ -30,8 +30,10 @@ _STAGE: Final = """\
 #!/bin/bash
 # Unpacks the environment of the workers on this node, once, and runs the worker manager with it.
 set -e
-home="${{TMPDIR:-/tmp}}/hpcal-environment-{key}"
-mkdir -p "$home"
+# Of this user and of this version of the archive: /tmp is everybody's, and outlives the job.
+home="${{TMPDIR:-/tmp}}/hpcal-environment-$(id -u)-{key}-$(stat -L -c %Y-%s {archive})"
+mkdir -p -m 700 "$home"
+[ -O "$home" ] || {{ echo "$home belongs to another user: set TMPDIR in worker_init" >&2; exit 1; }}
 (
   flock 9
   if [ ! -e "$home/.whole" ]; then

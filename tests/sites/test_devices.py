@@ -79,6 +79,12 @@ def test_too_few_gpus_are_a_fault_of_the_node(share: int, rank: int) -> None:
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
+@pytest.mark.parametrize("none", ["NoDevFiles", "-1"])
+def test_a_job_that_is_shown_no_gpu_has_none(none: str) -> None:
+    with pytest.raises(TaskFailure, match="the job sees none"):
+        devices.pin_in(job(1, CUDA_VISIBLE_DEVICES=none))
+
+
 def test_a_second_time_changes_nothing() -> None:
     environment = job(2, CUDA_VISIBLE_DEVICES="6,7", PARSL_WORKER_RANK="1")
     devices.pin_in(environment)

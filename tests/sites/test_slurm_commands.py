@@ -37,6 +37,12 @@ def row(job_id: str, state: str, *, code: int = 0, reason: str = "None", mark: s
     return f"{job_id}|{state}|{code}|{reason}|{mark}|\n"
 
 
+def test_bytes_that_are_no_text_hide_no_job(commands: Commands) -> None:
+    line = row("7", "RUNNING", mark=MARK)
+    commands.write("squeue", "printf '6|PENDING|0|None|gr\\374n|\\n'", f"printf %s '{line}'")
+    assert [job.id for job in Slurm().marked(MARK)] == ["7"]
+
+
 def test_submission_carries_mark_and_predecessor(commands: Commands) -> None:
     assert Slurm().submit(Path("job.sh"), mark=MARK, after="6") == "7"
     assert commands.calls("sbatch") == [f"--parsable --comment={MARK} --dependency=afterany:6 job.sh"]

@@ -99,6 +99,26 @@ def test_a_container(tmp_path: Path, gpu: Any, flags: list[str]) -> None:
     assert interpreter(Pool(container=container), tmp_path) == [*words, "python3"]
 
 
+def test_an_archive_that_was_made_anew_is_unpacked_anew_where_the_old_one_is_still_there(
+    tmp_path: Path,
+) -> None:
+    archive, said = tmp_path / "env.tar", []
+    for version in ("old", "newer"):
+        program = tmp_path / version / "python"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho {version}\n")
+        program.chmod(0o755)
+        with tarfile.open(archive, "w") as tar:
+            tar.add(program, arcname="bin/python")
+        os.utime(archive, (1e9 + len(version),) * 2)
+        words = interpreter(Pool(staged_environment=str(archive)), tmp_path)
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        said.append(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert said == ["old\n", "newer\n"]
+    homes = [path for path in tmp_path.glob("hpcal-environment-*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in homes} == {0o700}
+
+
 def test_a_staged_environment_is_unpacked_once_by_all_workers_of_a_node(tmp_path: Path) -> None:
     made = tmp_path / "made" / "bin"
     made.mkdir(parents=True)
