@@ -156,7 +156,7 @@ class Block:
 class SchedulerBlocks:
     """Before a provider of Parsl in the list of bases; :meth:`_write_script` is for the subclass.
 
-    Parsl calls it from one thread; ``waiting`` and ``cancel`` may be called from another.
+    Parsl submits blocks from one thread; all else may be called from others meanwhile.
 
     Args:
         scheduler: that takes the jobs.
@@ -198,6 +198,9 @@ class SchedulerBlocks:
         """The pause after blocks that failed; for who judges them."""
         self._refusals = BackOff()
         self._handing_in = threading.Lock()
+        self._asking = threading.Lock()
+        self._closed = False
+        self._left: set[str] = set()
         self._token = secrets.token_hex(3)
         self._looked_at = float("-inf")
         super().__init__(**options)
@@ -205,7 +208,7 @@ class SchedulerBlocks:
     @property
     def status_polling_interval(self) -> float:
         """Seconds until Parsl should ask for statuses again; soon while blocks are owed."""
-        if any(block.owed for block in self.blocks.values()):
+        if any(block.owed for block in list(self.blocks.values())):
             return min(self.poll_seconds, max(self.pause_s, _SOON_S))
         return self.poll_seconds
 
@@ -231,22 +234,34 @@ class SchedulerBlocks:
             mark=f"{MARK}{self.run_id}:{self.pool}.{number}.{self._token}",
             write=lambda: self._write_script(command, tasks_per_node, job_name),
         )
-        if not self.pause_s:
+        if self._closed:
+            block.ended = block.cancelled = True
+        elif not self.pause_s:
             self._hand_in(block)
         block.known_as = block.job.id if block.job else f"{_TICKET}{block.mark}"
         self.blocks[block.known_as] = block
         return block.known_as
 
     def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
-        """Where blocks stand, after handing in what is owed and, once a poll is due, a look."""
-        for block in [block for block in self.blocks.values() if block.owed]:
+        """Where blocks stand, after handing in what is owed and, once a poll is due, a look.
+
+        Without these two while another thread is at them: no end is told of twice.
+        """
+        if not self._closed and self._asking.acquire(blocking=False):
+            try:
+                self._ask()
+            finally:
+                self._asking.release()
+        return [self.blocks[job_id].status() for job_id in job_ids]
+
+    def _ask(self) -> None:
+        for block in [block for block in list(self.blocks.values()) if block.owed]:
             if self.pause_s:
                 break
             self._hand_in(block)
         # A little early rather than a whole call of Parsl's too late.
         if time.monotonic() >= self._looked_at + self.poll_seconds - _SOON_S:
             self._look()
-        return [self.blocks[job_id].status() for job_id in job_ids]
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
         """Ends blocks; False for all whose jobs the scheduler could not be told to end."""
@@ -254,14 +269,28 @@ class SchedulerBlocks:
         for block in blocks:
             if block.owed:
                 self._give_up(block)
-        told = self._cancel([block.last_job.id for block in blocks if block.watched])
+        jobs = [block.last_job.id for block in blocks if block.watched]
+        told = self._cancel([job_id for job_id in jobs if job_id not in self._left])
         for block in blocks:
-            block.cancelled = block.cancelled or told or not block.watched
+            over = not block.watched or (told and block.last_job.id not in self._left)
+            block.cancelled = block.cancelled or over
+        if self._closed and not told:
+            self._left.update(jobs)
         return [block.cancelled for block in blocks]
 
     def cancel_all(self) -> None:
         """Ends all blocks, as for a pool that is given up, whose blocks Parsl would leave."""
-        self.cancel([known_as for known_as, block in self.blocks.items() if not block.ended])
+        self.cancel([known_as for known_as, block in list(self.blocks.items()) if not block.ended])
+
+    def close(self) -> None:
+        """Ends all blocks and hands in no more; a scheduler that does not answer is not asked again."""
+        self._closed = True
+        self.cancel_all()
+
+    @property
+    def left(self) -> list[str]:
+        """Ids of jobs that the scheduler could not be told to end."""
+        return [b.last_job.id for b in list(self.blocks.values()) if b.watched and not b.cancelled]
 
     def _write_script(self, command: str, tasks_per_node: int, job_name: str) -> BatchScript:
         """Writes the batch script of a block.
@@ -276,7 +305,7 @@ class SchedulerBlocks:
     def _hand_in(self, block: Block) -> None:
         """One try; whether it succeeded is told by the block."""
         with self._handing_in:
-            if block.owed:
+            if block.owed and not self._closed:
                 self._try(block)
 
     def _try(self, block: Block) -> None:
@@ -328,7 +357,7 @@ class SchedulerBlocks:
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
-        watched = {block.last_job.id: block for block in self.blocks.values() if block.watched}
+        watched = {block.last_job.id: block for block in list(self.blocks.values()) if block.watched}
         if not watched:
             return
         try:
@@ -354,12 +383,13 @@ class SchedulerBlocks:
             self.ended(block.known_as, job)
 
     def _cancel(self, job_ids: list[str]) -> bool:
-        for tried in range(_CANCEL_TRIES if job_ids else 0):
+        tries = 1 if self._closed else _CANCEL_TRIES
+        for tried in range(tries if job_ids else 0):
             try:
                 self.scheduler.cancel(job_ids)
                 return True
             except SchedulerError as error:
                 logger.warning("pool %s: jobs %s are not cancelled: %s", self.pool, job_ids, error)
-                if tried + 1 < _CANCEL_TRIES:
+                if tried + 1 < tries:
                     time.sleep(2.0**tried)
         return not job_ids

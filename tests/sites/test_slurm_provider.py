@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -396,6 +397,59 @@ def test_cancelling_is_tried_again_and_then_said_to_have_failed(
     assert provider.cancel([block]) == [False]
     assert clock.now - before == 3
     assert state(provider, block) == JobState.PENDING
+
+
+def test_an_end_is_told_once_though_two_threads_look(
+    provider: SlurmBlocks, scheduler: FakeScheduler, clock: Clock, ended: list[tuple[str, Job]]
+) -> None:
+    block = provider.submit("workers", 1, "block-0")
+    look = scheduler.look
+
+    def slowly(ids: Sequence[str]) -> Mapping[str, Job]:
+        """So slowly that the next look is due, which another thread asks for."""
+        scheduler.look = look
+        clock.now += POLL_S
+        other = threading.Thread(target=provider.status, args=([block],))
+        other.start()
+        other.join(10)
+        return look(ids)
+
+    scheduler.look = slowly
+    scheduler.ends("1")
+    assert state(provider, block) == JobState.COMPLETED
+    assert ended == [("1", scheduler.jobs["1"])]
+    assert len(provider.ended_blocks) == 1
+
+
+def test_at_the_end_a_scheduler_that_does_not_answer_is_asked_once(
+    provider: SlurmBlocks, scheduler: FakeScheduler, clock: Clock
+) -> None:
+    blocks = [provider.submit("workers", 1, f"block-{number}") for number in range(2)]
+    tries: list[Sequence[str]] = []
+
+    def silent(ids: Sequence[str]) -> None:
+        tries.append(ids)
+        raise SchedulerError("scancel did not answer within 60 s")
+
+    scheduler.cancel = silent
+    before = clock.now
+    provider.close()
+    assert provider.cancel(blocks) == [False, False]  # as Parsl does in its own clean-up
+    assert (tries, clock.now - before) == ([["1", "2"]], 0)
+    assert provider.left == ["1", "2"]
+
+
+def test_no_block_is_handed_in_or_looked_at_after_the_end(
+    provider: SlurmBlocks, scheduler: FakeScheduler, clock: Clock
+) -> None:
+    scheduler.trouble["submit"] = DOWN
+    owed = provider.submit("workers", 1, "block-0")
+    scheduler.trouble["submit"] = None
+    provider.close()
+    clock.now += 100
+    late = provider.submit("workers", 1, "block-1")  # Parsl's thread has not ended yet
+    assert [status.state for status in provider.status([owed, late])] == [JobState.CANCELLED] * 2
+    assert (len(scheduler.submissions), scheduler.looks, provider.left) == (1, [], [])
 
 
 # When a pool is broken
