@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +20,11 @@ from hpcal.engine.dispatch import Assignment, BlockEnd, Report, now
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.answers import End, how_ended
-from hpcal.sites.blocks import SchedulerBlocks
 from hpcal.sites.interchange import Interchange
-from hpcal.sites.parsl_config import parsl_config, parsl_log
+from hpcal.sites.parsl_config import end_parsl, parsl_config, parsl_log
 from hpcal.sites.pool import Pool
 from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
-
-logger = logging.getLogger(__name__)
 
 GONE: Final = (ManagerLost, WorkerLost)
 """What Parsl raises for a task whose worker or node has vanished."""
@@ -58,7 +54,7 @@ class ParslDispatcher:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._exit.enter_context(parsl_log(run_dir / "parsl.log"))
         kernel = parsl.load(parsl_config(site, run_dir, run_id, self._job_ended))
-        self._exit.callback(kernel.cleanup)
+        self._exit.callback(end_parsl, kernel)
         self._interchanges = {pool: Interchange(kernel.executors[pool]) for pool in site.pools}
         self._watch = {pool: PoolWatch(executor=kernel.executors[pool]) for pool in site.pools}
         self._hosts = {
@@ -173,17 +169,7 @@ class ParslDispatcher:
 
     def close(self) -> None:
         """Ends all workers; says which batch jobs the scheduler could not be told to end."""
-        found = [watch.executor.provider for watch in self._watch.values()]
-        providers = [provider for provider in found if isinstance(provider, SchedulerBlocks)]
-        with ThreadPoolExecutor() as threads:  # Parsl would wait for the scheduler once for each pool
-            list(threads.map(SchedulerBlocks.close, providers))
         self._exit.close()
-        if left := [job for provider in providers for job in provider.left]:
-            logger.warning(
-                "batch jobs %s could not be cancelled, as the scheduler does not answer: look for them with "
-                "`hpcal clean`",
-                ", ".join(left),
-            )
 
 
 def _scratch(pool: Pool, usual: str, run_id: str) -> str:

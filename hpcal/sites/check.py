@@ -25,7 +25,7 @@ from hpcal.core.errors import ConfigurationError
 from hpcal.sites import probe
 from hpcal.sites.blocks import SchedulerBlocks
 from hpcal.sites.interchange import Interchange
-from hpcal.sites.parsl_config import check_folder, parsl_config, parsl_log
+from hpcal.sites.parsl_config import check_folder, end_parsl, parsl_config, parsl_log
 from hpcal.sites.pool import Pool
 from hpcal.sites.python_site import PythonSite
 from hpcal.sites.scheduler import Job
@@ -128,7 +128,7 @@ def _running(
     try:
         yield kernel.executors
     finally:
-        kernel.cleanup()
+        end_parsl(kernel)
 
 
 def _one_block_each(site: Site, names: Sequence[str]) -> Site:

@@ -7,12 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from parsl.config import Config
+from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 from parsl.jobs.error_handlers import windowed_error_handler
@@ -25,6 +27,7 @@ from hpcal.core.errors import ConfigurationError
 from hpcal.sites import leash
 from hpcal.sites.addresses import controller_addresses
 from hpcal.sites.block_errors import block_error_handler
+from hpcal.sites.blocks import SchedulerBlocks
 from hpcal.sites.pbs_provider import PBSBlocks
 from hpcal.sites.pool import Pool
 from hpcal.sites.python_site import PythonSite, read_config
@@ -32,6 +35,8 @@ from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
 from hpcal.sites.slurm_provider import SlurmBlocks
 from hpcal.sites.worker_init import RUN_VARIABLE, interpreter, worker_init
+
+logger = logging.getLogger(__name__)
 
 Ended = Callable[[str, str, Job], None]
 """Is told the pool, the job's id as Parsl knows it, and how the job ended."""
@@ -96,6 +101,21 @@ def check_folder(folder: Path) -> None:
         raise ConfigurationError(
             f"Parsl cannot work in {text!r}: blanks and characters that a shell interprets "
             "break its scripts; choose another folder with --dir"
+        )
+
+
+def end_parsl(kernel: DataFlowKernel) -> None:
+    """Ends all blocks and Parsl; says which batch jobs the scheduler could not be told to end."""
+    found = [getattr(each, "provider", None) for each in kernel.executors.values()]
+    providers = [provider for provider in found if isinstance(provider, SchedulerBlocks)]
+    with ThreadPoolExecutor() as threads:  # Parsl would wait for the scheduler once for each pool
+        list(threads.map(SchedulerBlocks.close, providers))
+    kernel.cleanup()
+    if left := [job for provider in providers for job in provider.left]:
+        logger.warning(
+            "batch jobs %s could not be cancelled, as the scheduler does not answer: look for them with "
+            "`hpcal clean`, or cancel them by hand",
+            ", ".join(left),
         )
 
 

@@ -18,10 +18,11 @@ import parsl
 import psutil
 import pytest
 from parsl.executors.high_throughput.errors import ManagerLost
+from support.slurm import Commands, eventually
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.block_errors import block_error_handler
-from hpcal.sites.parsl_config import parsl_config, parsl_log
+from hpcal.sites.parsl_config import end_parsl, parsl_config, parsl_log
 from hpcal.sites.schema import Site
 from hpcal.sites.strays import end_strays, strays
 from hpcal.sites.worker_init import RUN_VARIABLE
@@ -208,6 +209,29 @@ def test_kill_9_of_the_controller_leaves_nothing(tmp_path: Path, moment: str) ->
         controller.wait()
         controller.stdout.close()
         end_strays(run_id)
+
+
+@pytest.mark.parsl
+def test_jobs_that_a_silent_scheduler_does_not_end_are_named_after_one_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commands = Commands(tmp_path / "bin", monkeypatch)
+    commands.says("sbatch", "7\n")
+    commands.says("squeue", after_s=20)
+    commands.says("scancel", after_s=20)
+    config = parsl_config(slurm_site(), tmp_path / "p", "run")
+    providers = [each.provider for each in config.executors]
+    for provider in providers:
+        provider.scheduler.timeout_s = 3.0
+    kernel = parsl.load(config)
+    try:
+        assert eventually(lambda: all(provider.blocks for provider in providers))
+    finally:
+        start = time.monotonic()
+        end_parsl(kernel)
+    assert time.monotonic() - start < 15  # and not three times for each of three pools
+    assert len(commands.calls("scancel")) == 3
+    assert "batch jobs 7, 7, 7 could not be cancelled" in caplog.text
 
 
 @pytest.mark.parsl
