@@ -45,20 +45,32 @@ def _one_word(text: str | None) -> str | None:
     return text
 
 
+def _as_written(path: str) -> str:
+    if path.startswith("~") or "$" in path:
+        raise ValueError(
+            "no shell reads it: give the whole path, or write ${NAME}, which is filled in from the "
+            "environment of this host"
+        )
+    return path
+
+
 Kind = Annotated[str, AfterValidator(_known_kind)]
 Encrypted = Annotated[bool, BeforeValidator(_always_encrypted)]
 Walltime = Annotated[str | None, BeforeValidator(_walltime)]
 Word = Annotated[str | None, AfterValidator(_one_word)]
+Written = Annotated[str, AfterValidator(_as_written)]
 
 
 class Container(Settings):
     """An Apptainer image in which the workers run; see ``containers/``."""
 
-    image: str = Field(min_length=1, description="image file (.sif), as seen from the nodes")
+    image: Written = Field(min_length=1, description="image file (.sif), as seen from the nodes")
     gpu: Literal["none", "nvidia", "amd"] = Field(
         default="none", description="GPU flavour: nvidia is `--nv`, amd is `--rocm`"
     )
-    binds: list[str] = Field(default_factory=list, description="folders to show inside, `PATH` or `FROM:TO`")
+    binds: list[Written] = Field(
+        default_factory=list, description="folders to show inside, `PATH` or `FROM:TO`"
+    )
     options: str = Field(default="", description="further options of `apptainer exec`")
     python: str = Field(default="python3", description="interpreter inside the image")
     program: str = Field(default="apptainer", description="`apptainer`, or `singularity` on older sites")
@@ -109,11 +121,11 @@ class JobKeys(Settings):
     modules: list[str] = Field(default_factory=list, description="environment modules to load")
     worker_init: str = Field(default="", description="shell commands before the workers start")
     environment: dict[str, str] = Field(default_factory=dict, description="variables set for the workers")
-    python: str | None = Field(
+    python: Written | None = Field(
         default=None, description="interpreter on the nodes that has hpcal; the controller's own if null"
     )
     container: Container | None = Field(default=None, description="image in which the workers run")
-    staged_environment: str | None = Field(
+    staged_environment: Written | None = Field(
         default=None,
         description="archive (.tar, .tar.gz) of an environment, unpacked on each node before the workers "
         "start, as made by conda-pack or venv-pack",

@@ -52,10 +52,10 @@ def _partition(pool: Pool) -> Iterator[str]:
 
 
 def _files(pool: Pool) -> Iterator[str]:
-    """Files that the pool names and that are not here; the nodes' own are left to the probe."""
+    """Files that the pool names and that are not here."""
     image = None if pool.container is None else pool.container.image
     for key, path in (("container image", image), ("staged_environment", pool.staged_environment)):
-        if path and "$" not in path and "://" not in path and not Path(path).expanduser().exists():
+        if path and "://" not in path and not Path(path).exists():
             yield f"{key} {path} does not exist here; build it, or correct the path"
 
 
@@ -78,7 +78,13 @@ def _listed(module: str) -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["bash", "-lc", script], capture_output=True, text=True, timeout=_MODULE_TIMEOUT_S, check=False
+            ["bash", "-lc", script],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_MODULE_TIMEOUT_S,
+            check=False,
         )
     except (subprocess.TimeoutExpired, OSError):
         return None

@@ -98,6 +98,8 @@ def test_a_walltime_in_seconds(tmp_path: Path) -> None:
             "python: /x\nstaged_environment: e.tar\n" + MINIMAL,
             r"python and staged_environment: workers have one environment",
         ),
+        ("python: ~/venv/bin/python\n" + MINIMAL, r":1: python: no shell reads it: give the whole path"),
+        ("container: {image: $HOME/h.sif}\n" + MINIMAL, r"container.image: no shell reads it.*\$\{NAME\}"),
         ("staged_environment: e.zip\n" + MINIMAL, r"must be a .tar or .tar.gz file, not 'e.zip'"),
         (
             "pools: {label: {larger: big}, sample: {}, train: {}}\n",
