@@ -34,7 +34,7 @@ from hpcal.sites.python_site import PythonSite, read_config
 from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
 from hpcal.sites.slurm_provider import SlurmBlocks
-from hpcal.sites.worker_init import RUN_VARIABLE, interpreter, worker_init
+from hpcal.sites.worker_init import DRAIN, RUN_VARIABLE, interpreter, worker_init
 
 logger = logging.getLogger(__name__)
 
@@ -157,22 +157,17 @@ def executor(
         prefetch_capacity=0,
         heartbeat_period=period,
         heartbeat_threshold=threshold,
-        drain_period=_drain_s(pool, local=local),
+        drain_period=pool.walltime_s,
         poll_period=_POLL_MS,
         block_error_handler=_LOCAL_FAILURES if local else block_error_handler,
         encrypted=True,
     )
+    if not local:
+        made.drain_period = f"${DRAIN}"  # known when its workers start; its last tasks have time to stop
     if len(addresses) > 1:
         # Parsl takes one address, or else asks a server in the world for this host's.
         made.address, made.all_addresses = None, set(addresses)
     return made
-
-
-def _drain_s(pool: Pool, *, local: bool) -> int | None:
-    """Seconds after which a block takes no more tasks; the last ones are given time to stop."""
-    if pool.walltime_s is None or local:
-        return pool.walltime_s
-    return max(1, pool.walltime_s - 2 * pool.walltime_margin)
 
 
 def _provider(name: str, pool: Pool, kind: str, run_id: str, ended: Ended | None) -> ExecutionProvider:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from support.slurm import Commands, eventually
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.block_errors import block_error_handler
 from hpcal.sites.parsl_config import end_parsl, parsl_config, parsl_log
+from hpcal.sites.render import rendered
 from hpcal.sites.schema import Site
 from hpcal.sites.strays import end_strays, strays
 from hpcal.sites.worker_init import RUN_VARIABLE
@@ -107,8 +109,13 @@ def test_what_parsl_is_told(tmp_path: Path) -> None:
 
 
 def test_blocks_of_a_scheduler_drain_before_they_end(tmp_path: Path) -> None:
-    label = parsl_config(slurm_site(walltime_margin=100), tmp_path / "p", "run").executors[0]
-    assert label.drain_period == 3600 - 2 * 100
+    site = slurm_site(walltime_margin=100, worker_init="date() { echo $(( $(command date +%s) + 600 )); }")
+    label = parsl_config(site, tmp_path / "p", "run").executors[0]
+    block = rendered(site, "label")["label"].replace("-m parsl", "-c 'import sys; print(sys.argv)' parsl")
+    said = subprocess.run(["bash", "-c", block], capture_output=True, text=True, check=True).stdout
+    (seconds,) = re.findall(r"--drain_period=(\d+)", said)
+    # What came before the workers took ten minutes.
+    assert 3600 - 600 - 2 * 100 - 30 < int(seconds) <= 3600 - 600 - 2 * 100
     assert (label.heartbeat_period, label.heartbeat_threshold) == (15, 90)
     assert label.block_error_handler is block_error_handler
     assert label.provider.poll_seconds == 30

@@ -16,7 +16,14 @@ from hpcal.core.launch import MPI_COMMAND, MPI_RANKS, rank_launcher
 from hpcal.sites import devices
 from hpcal.sites.block_end import BLOCK_END
 from hpcal.sites.pool import Container, Pool
-from hpcal.sites.worker_init import POOL_VARIABLE, RUN_VARIABLE, container_words, interpreter, worker_init
+from hpcal.sites.worker_init import (
+    DRAIN,
+    POOL_VARIABLE,
+    RUN_VARIABLE,
+    container_words,
+    interpreter,
+    worker_init,
+)
 
 
 def environment(pool: Pool, *, batch: bool = False, **given: str) -> dict[str, str]:
@@ -30,6 +37,14 @@ def environment(pool: Pool, *, batch: bool = False, **given: str) -> dict[str, s
         check=True,
     )
     return dict(entry.partition("=")[::2] for entry in done.stdout.split("\0") if entry)
+
+
+def test_a_block_that_has_no_time_left_takes_no_tasks() -> None:
+    pool = Pool(walltime="00:10:00", walltime_margin=60)
+    found = environment(pool, batch=True, SLURM_JOB_END_TIME=str(int(time.time()) + 120))
+    assert found[DRAIN] == "1"  # Parsl takes 0 for never
+    found = environment(pool, batch=True, SLURM_JOB_END_TIME=str(int(time.time()) + 200))
+    assert 70 < int(found[DRAIN]) <= 80
 
 
 def test_threads_pool_and_run() -> None:
