@@ -34,7 +34,10 @@ META_GRID_NOISE: Final = {
     4: Noise(energy=0.05e-3, force=10e-3),
     5: Noise(energy=0.03e-3, force=1e-3),
 }
-"""Of meta-GGAs: likewise with M06-2X on water and r²SCAN on water and ethanol, which sets grids 2 to 4, def2-SVP."""
+"""Of meta-GGAs: likewise with M06-2X on water and r²SCAN on water and ethanol, def2-SVP.
+
+r²SCAN sets grids 2 to 4.
+"""
 FITTED_COULOMB: Final = 2.5e-3
 FITTED_EXCHANGE: Final = 8e-3
 FITTED_MINIMAL: Final = 15e-3
