@@ -36,8 +36,8 @@ META_GRID_NOISE: Final = {
 }
 """Of meta-GGAs: likewise with M06-2X and ωB97M-V on water and r²SCAN on water and ethanol, def2-SVP.
 
-r²SCAN sets grids 2 to 4, where ωB97M-V errs by less than a twentieth of it. PySCF's own grid for VV10 was
-left as it is.
+r²SCAN sets grids 2 to 4; ωB97M-V errs by less than a twentieth of it on 2 and 3. PySCF's own grid for
+VV10 was left as it is.
 """
 FITTED_COULOMB: Final = 2.5e-3
 FITTED_EXCHANGE: Final = 8e-3
