@@ -240,7 +240,13 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         code="psi4",
         output="psi4.dat",
         proves=(r"Energy (?:and wave function )?converged",),
-        disproves=(r"(?i:failed to converge)", r"(?i:could not converge)"),
+        disproves=(
+            r"(?i:failed to converge)",
+            r"(?i:could not converge)",
+            r"(?i:wave ?function not converged)",
+        ),
+        # ASE takes its energy without the perturbative part, and forces with it.
+        mistakes=(r"Double Hybrid Exchange-Correlation Functional",),
         unconverged=("ConvergenceError", "SCFConvergenceError"),
         refusals=("BasisSetNotFound", "MissingMethodError", "UpgradeHelper"),
         library="psi4",

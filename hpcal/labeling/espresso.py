@@ -47,7 +47,11 @@ from hpcal.labeling.espresso_output import (
     read_numbers,
     warnings_of,
 )
-from hpcal.labeling.espresso_pseudo import common_functional, read_pseudopotential
+from hpcal.labeling.espresso_pseudo import (
+    check_density_cutoff,
+    common_functional,
+    read_pseudopotential,
+)
 from hpcal.labeling.espresso_settings import EspressoSettings
 from hpcal.labeling.failures import check_time
 from hpcal.labeling.program import Call, Ended, run, signal_failure
@@ -69,7 +73,7 @@ class Espresso:
     structure alone.
 
     Raises:
-        ConfigurationError: a pseudopotential that cannot be used.
+        ConfigurationError: a pseudopotential that cannot be used, or not with the default ecutrho_eV.
         TaskFailure: pw.x cannot be run on this host (``node``), or its ranks start as programs of
             their own (``bug``).
     """
@@ -86,6 +90,8 @@ class Espresso:
             symbol: read_pseudopotential(settings.pseudo_dir / path, symbol)
             for symbol, path in settings.pseudopotentials.items()
         }
+        if settings.ecutrho_eV is None:
+            check_density_cutoff(self._potentials.values())
         self._level = LevelOfTheory(
             code="quantum-espresso",
             version=self._version(),

@@ -12,6 +12,11 @@ from typing import Final
 from hpcal.core.errors import ConfigurationError
 
 _ATTRIBUTE: Final = r'\b{}\s*=\s*"\s*([^"]*?)\s*"'
+_AUGMENTED: Final = re.compile(
+    r'\bpseudo_type\s*=\s*"\s*(?:US|PAW)|\bis_(?:ultrasoft|paw)\s*=\s*"\s*\.?T|^\s*(?:US|PAW)\s',
+    re.MULTILINE | re.IGNORECASE,
+)
+"""How version 2 and version 1 of the format say that a file is ultrasoft or PAW."""
 _FUNCTIONALS: Final = {
     "SLA PZ NOGX NOGC": "LDA",
     "PZ": "LDA",
@@ -34,6 +39,7 @@ class Pseudopotential:
         element: symbol.
         valence: electrons that it treats.
         functional: name of the functional that it was made with, as pw.x takes it.
+        augmented: ultrasoft or PAW, whose charge needs a finer grid than its wave functions do.
     """
 
     path: Path
@@ -41,6 +47,7 @@ class Pseudopotential:
     element: str
     valence: float
     functional: str
+    augmented: bool
 
 
 def read_pseudopotential(path: Path, symbol: str) -> Pseudopotential:
@@ -61,7 +68,7 @@ def read_pseudopotential(path: Path, symbol: str) -> Pseudopotential:
         raise ConfigurationError(
             f"pseudopotential of {symbol}: {path} is not in UPF format: it has no header"
         )
-    element, valence, functional = header
+    element, valence, functional, augmented = header
     if element.lower() != symbol.lower():
         raise ConfigurationError(f"pseudopotential of {symbol}: {path} is one of {element}")
     return Pseudopotential(
@@ -70,7 +77,22 @@ def read_pseudopotential(path: Path, symbol: str) -> Pseudopotential:
         element=symbol,
         valence=valence,
         functional=functional,
+        augmented=augmented,
     )
+
+
+def check_density_cutoff(potentials: Iterable[Pseudopotential]) -> None:
+    """Refuses what four times the cutoff of the wave functions is too little for.
+
+    Raises:
+        ConfigurationError: some are ultrasoft or PAW.
+    """
+    augmented = ", ".join(sorted(p.element for p in potentials if p.augmented))
+    if augmented:
+        raise ConfigurationError(
+            f"pseudopotential of {augmented}: it is ultrasoft or PAW, for which the default ecutrho_eV, 4 "
+            "times ecutwfc_eV, is too little; state ecutrho_eV, 8 to 12 times ecutwfc_eV or as its authors say"
+        )
 
 
 def common_functional(potentials: Iterable[Pseudopotential]) -> str:
@@ -89,8 +111,11 @@ def common_functional(potentials: Iterable[Pseudopotential]) -> str:
     return next(iter(found.values()))
 
 
-def _header(text: str) -> tuple[str, float, str] | None:
-    """Element, valence and functional, of version 2 of the format or of version 1; None without them."""
+def _header(text: str) -> tuple[str, float, str, bool] | None:
+    """Element, valence, functional and whether it is augmented, of version 2 of the format or of version 1.
+
+    None without them.
+    """
     found = re.search(r"<PP_HEADER(.*?)(?:/>|</PP_HEADER>)", text, re.DOTALL)
     if found is None:
         return None
@@ -108,7 +133,7 @@ def _header(text: str) -> tuple[str, float, str] | None:
     if element is None or valence is None or functional is None:
         return None
     try:
-        return element[1].strip(), float(valence[1]), _named(functional[1])
+        return element[1].strip(), float(valence[1]), _named(functional[1]), bool(_AUGMENTED.search(header))
     except ValueError:
         return None
 

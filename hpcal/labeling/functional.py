@@ -11,6 +11,7 @@ import difflib
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,6 +33,10 @@ _BANNED: Final = {
     "b97m-d4": "its meaning changes between versions of PySCF; use b97m-d3bj or b97m-v",
     "cf22d": "its own d3zero dispersion is not offered here; use wb97m-d3bj or m06-2x",
 }
+_KIND: Final = re.compile(r"(?:HYB_)?(?:LDA|GGA|MGGA)_(XC|X|C|K)(?:_|$)")
+"""Names of libxc: of exchange and correlation, of one of them, or of the kinetic energy."""
+_LEFT_OUT: Final = re.compile(r"(?:_D3?|VDW|_3C|RVV10)$")
+"""Names of libxc with a dispersion that neither libxc nor PySCF computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,7 @@ def resolve(method: str, dispersion: Dispersion) -> Functional:
         name=plain if own else name,
         dispersion=chosen,
         own_dispersion=own is not None,
-        components="" if name == HARTREE_FOCK else _components(method, plain if own else name),
+        components="" if name == HARTREE_FOCK else _components(method, plain if own else name, chosen),
     )
     if chosen != "none":
         _check_dispersion(functional)
@@ -119,7 +124,7 @@ def _refuse_ambiguous(method: str, plain: str) -> None:
         )
 
 
-def _components(method: str, name: str) -> str:
+def _components(method: str, name: str, dispersion: str) -> str:
     from pyscf.dft import libxc
 
     try:
@@ -134,11 +139,34 @@ def _components(method: str, name: str) -> str:
         raise ConfigurationError(
             f"method {method!r} is neither hf, mp2, ccsd, ccsd(t) nor a functional of libxc"
         )
+    _refuse_incomplete(method, [int(number) for number, _ in parts], bool(exact or short), dispersion)
     terms = [f"{float(weight):g}*{int(number)}" for number, weight in parts]
     if exact or short:
         # Beyond the exact exchange that libxc's own hybrids hold.
         terms.append(f"exchange({float(exact):g},{float(short):g},{float(omega):g})")
     return "+".join(terms)
+
+
+def _refuse_incomplete(method: str, numbers: Sequence[int], exact_exchange: bool, dispersion: str) -> None:
+    """Half a functional, unless a comma says that it is meant, and one without the dispersion of its name."""
+    from pyscf.dft import libxc
+
+    names = [name for name, number in libxc.XC_CODES.items() if number in numbers]
+    kinds = {found[1] for found in map(_KIND.match, names) if found} | ({"X"} if exact_exchange else set())
+    lacking = [word for kind, word in (("X", "exchange"), ("C", "correlation")) if not kinds & {kind, "XC"}]
+    if "K" in kinds or (lacking and "," not in method):
+        lacks = "is of the kinetic energy" if "K" in kinds else f"has no {lacking[0]}"
+        raise ConfigurationError(
+            f"method {method!r} {lacks}; name a whole functional, such as svwn or blyp, or its parts with a "
+            "comma between them, such as 'b88,lyp'"
+        )
+    without = next((name for name in names if _LEFT_OUT.search(name)), None)
+    if without is not None and (dispersion == "none" or without.endswith("RVV10")):
+        raise ConfigurationError(
+            f"method {method!r} is refused: PySCF would leave out the dispersion that {without} of libxc was "
+            "made with; add dispersion: d3bj to b97-d, and instead of others use wb97x-d3bj, wb97x-v, "
+            "wb97m-d3bj, wb97m-v or scan_vv10"
+        )
 
 
 def _check_dispersion(functional: Functional) -> None:

@@ -111,6 +111,9 @@ def _stability(case: _Case) -> Audit:
         problem = f"the field of {case.structure.formula} did not converge a second time"
         return Audit(name="stability", passed=False, problem=problem, qm_calls=1)
     restricted = np.ndim(field.mo_coeff) == 2
+    filled = np.atleast_2d(field.mo_occ) > 0
+    if not (filled.any(axis=1) & ~filled.all(axis=1)).any():
+        return Audit(name="stability", passed=True, qm_calls=1)  # no orbital to turn into another
     *_, internal, external = field.stability(
         internal=not restricted, external=restricted, return_status=True, verbose=0
     )
@@ -132,7 +135,8 @@ def _fod(case: _Case) -> Audit:
     molecule = case.molecule()
     field = case.fields.full(molecule, case.watch, unrestricted=True)
     kelvin = FOD_KELVIN + FOD_KELVIN_PER_EXCHANGE * _exact_exchange(case.fields, field)
-    field = addons.smearing_(field, sigma=kelvin * KELVIN, method="fermi")
+    # One Fermi level for both spins would pair the electrons of an open shell.
+    field = addons.smearing_(field, sigma=kelvin * KELVIN, method="fermi", fix_spin=True)
     field.kernel()
     occupied = np.asarray(field.mo_occ)
     order = np.arange(occupied.shape[1])

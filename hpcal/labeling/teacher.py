@@ -59,7 +59,11 @@ class Teacher:
         return () if known is None else tuple(z for z in numbers if z not in known)
 
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
-        """The ensemble's mean, or a rejection of a periodic structure that it does not take."""
+        """The ensemble's mean, or a rejection of a structure that it does not take.
+
+        Codes of rejections: ``periodic``, ``state``. An ensemble that knows of charge and spin labels only
+        states that it was trained on; one that does not takes every structure for what it was trained on.
+        """
         check_time(deadline)
         if structure.periodic and not self._capabilities.periodic:
             return Rejection(
@@ -68,6 +72,8 @@ class Teacher:
                 message=f"{structure.formula} is periodic, but potentials of kind {self._level.method!r} "
                 "take molecules only",
             )
+        if (refused := self._unseen(structure)) is not None:
+            return refused
         batch = Batch.of([structure], device=self._potential.device, dtype=torch.float64)
         energies = self._potential.energies(batch)
         stress = self._potential.stress(batch)[0] if structure.periodic else None
@@ -77,4 +83,19 @@ class Teacher:
             stress=None if stress is None else stress.cpu().numpy(),
             level=self._level,
             diagnostics={"energy_std": float(energies[:, 0].std(unbiased=False))},
+        )
+
+    def _unseen(self, structure: Structure) -> Rejection | None:
+        """The refusal of a charge and multiplicity that the ensemble could only extrapolate to."""
+        seen = getattr(self._potential, "states", frozenset())
+        if not self._capabilities.charge_aware or (structure.charge, structure.multiplicity) in seen:
+            return None
+        known = ", ".join(
+            f"charge {charge} multiplicity {multiplicity}" for charge, multiplicity in sorted(seen)
+        )
+        return Rejection(
+            failure_class=FailureClass.INPUT,
+            code="state",
+            message=f"{structure.formula} has charge {structure.charge} and multiplicity "
+            f"{structure.multiplicity}, on which the ensemble was not trained ({known or 'no state'} were)",
         )

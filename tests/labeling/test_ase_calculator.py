@@ -314,6 +314,16 @@ def test_the_programs_own_words() -> None:
         judged(ignored, RECIPES["xtb"])
 
 
+def test_psi4_without_a_right_energy() -> None:
+    """ASE reads double hybrids without their perturbative part; amplitudes fail in words of their own."""
+    recipe, scf = RECIPES["psi4"], "  Energy and wave function converged.\n"
+    assert judged(finished(scf), recipe) is None
+    with pytest.raises(ConfigurationError, match="B2PLYP Double Hybrid"):
+        judged(finished(f"    B2PLYP Double Hybrid Exchange-Correlation Functional\n{scf}"), recipe)
+    stopped = finished(f"{scf}     ** Wave function not converged to 1.0e-07 **", answer=ERROR)
+    assert judged(stopped, recipe).code == "scf_not_converged"
+
+
 def test_what_was_calculated_is_what_was_asked_for() -> None:
     recipe, asked = RECIPES["orca"], {"charge": 0, "multiplicity": 1, "ranks": None}
     check_said(finished(GOOD), recipe, asked, "5.0.4")

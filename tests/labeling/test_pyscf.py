@@ -292,6 +292,15 @@ def test_unknown_basis_sets(name: str) -> None:
         ({"method": "wb97m-v", "dispersion": "d4"}, "another functional"),
         ({"method": "wb97x-d3bj", "dispersion": "d4"}, "brings d3bj"),
         ({"method": "vv10", "dispersion": "d3bj"}, "VV10"),
+        ({"method": "lda"}, "no correlation"),
+        ({"method": "b88"}, "'b88,lyp'"),
+        ({"method": "gga_c_lyp"}, "no exchange"),
+        ({"method": "lda_k_tf"}, "kinetic energy"),
+        ({"method": "wb97xd"}, "wb97x-d3bj"),
+        ({"method": "hyb_gga_xc_wb97x_d"}, "leave out the dispersion"),
+        ({"method": "b97-d"}, "dispersion: d3bj to b97-d"),
+        ({"method": "beefvdw"}, "leave out the dispersion"),
+        ({"method": "scan_rvv10"}, "scan_vv10"),
     ],
 )
 def test_ambiguous_or_unavailable_methods_are_refused(settings: dict[str, str], told: str) -> None:
@@ -300,7 +309,8 @@ def test_ambiguous_or_unavailable_methods_are_refused(settings: dict[str, str], 
 
 
 @pytest.mark.parametrize(
-    "method", ["hf", "pbe", "PBE0", "b3lyp", "wb97x", "wb97x-v", "wb97m_v", "m06-2x", "r2scan"]
+    "method",
+    ["hf", "pbe", "PBE0", "b3lyp", "wb97x", "wb97x-v", "wb97m_v", "m06-2x", "r2scan", "b88,lyp", "b88,"],
 )
 def test_methods_that_are_taken(method: str) -> None:
     assert labeler(method).level.method == method.lower()
@@ -328,6 +338,12 @@ def test_dispersion_is_added_with_its_gradient(version: str) -> None:
     behind = label(WATER.with_positions(WATER.positions - shift), dispersion=version).energy
     assert ours.forces[1, 2] == pytest.approx((behind - ahead) / (2 * step), abs=1e-4)
     assert ours.level != plain.level
+
+
+@pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
+def test_a_functional_that_was_made_for_a_dispersion_is_taken_with_it() -> None:
+    settings = labeler("b97-d", dispersion="d3bj").level.settings
+    assert settings["dispersion"] == "d3bj"
 
 
 @pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")

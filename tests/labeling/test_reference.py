@@ -217,10 +217,18 @@ def test_audits_see_what_a_restricted_label_missed() -> None:
     assert abs(other.value) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "structure", [molecule([2], [[0, 0, 0]]), molecule([1], [[0, 0, 0]], 2), pair(1, 1, 1.0, 3)]
+)
+def test_a_field_without_empty_orbitals_is_stable(structure: Structure) -> None:
+    assert audit_of("stability", structure, basis="sto-3g").passed
+
+
 def test_diagnostics_of_static_correlation() -> None:
     """N_FOD of H2 tends to 2 as its bond breaks; T1 of ozone is above 0.02, that of water below."""
     assert audit_of("fod", pair(1, 1, 4.0)).value > 1.5
     assert audit_of("fod", pair(1, 1, 0.74)).value < 0.5
+    assert audit_of("fod", pair(8, 8, 1.21, 3)).value < 0.5  # its two unpaired electrons are no correlation
     ozone = molecule([8, 8, 8], [[0, 0, 0], [0, 1.08, 0.67], [0, -1.08, 0.67]])
     water = molecule([8, 1, 1], [[0, 0, 0.117], [0, 0.757, -0.469], [0, -0.757, -0.469]])
     assert audit_of("t1", ozone, reference="rks_unchecked").value > 0.02

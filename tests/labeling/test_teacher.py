@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_a_molecular_ensemble_refuses_crystals(ensemble: Path, monkeypatch: pyte
     result = teacher(ensemble).label(crystal, Deadline())
     assert isinstance(result, Rejection)
     assert (result.code, result.failure_class) == ("periodic", FailureClass.INPUT)
+
+
+def test_states_that_the_ensemble_was_not_trained_on_are_refused(
+    ensemble: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Energies that are extrapolated to another charge or spin are off by electronvolts."""
+    cation = replace(WATER, charge=1, multiplicity=2)
+    assert isinstance(teacher(ensemble).label(cation, Deadline()), Label)  # it knows of no states
+    aware = teacher(ensemble)
+    monkeypatch.setattr(aware, "_capabilities", Capabilities(charge_aware=True))
+    monkeypatch.setattr(aware._potential, "states", frozenset({(0, 1), (-1, 2)}), raising=False)
+    assert isinstance(aware.label(WATER, Deadline()), Label)
+    result = aware.label(cation, Deadline())
+    assert isinstance(result, Rejection)
+    assert (result.code, result.failure_class) == ("state", FailureClass.INPUT)
+    assert "charge -1 multiplicity 2, charge 0 multiplicity 1" in result.message
 
 
 def test_through_the_front_door(ensemble: Path) -> None:
