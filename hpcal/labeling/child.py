@@ -3,26 +3,41 @@
 It speaks over what were its standard input and output. Both are moved away before any library is
 loaded, and descriptor 1 leads to the log, so that what a library prints cannot corrupt the
 records. It imports nothing but the one labeler that it is asked for.
+
+A failure that is the machine's (memory, disk) ends the child, and its reply says so by ``final``:
+HDF5 crashes on files that it could not write, when they are closed, and PySCF's temporary files
+lose writes in destructors, where Python only prints the error.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import resource
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+
+import numpy as np
 
 from hpcal.core.codec import unpack
 from hpcal.core.deadline import Deadline
+from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.plugins import Group, find
 from hpcal.core.protocols import Labeler
 from hpcal.labeling.audits import make_audit, offered_by
+from hpcal.labeling.failures import NODE_ERRORS, as_failure
 from hpcal.labeling.wire import LENGTH, failure_record, send, settings_of
 
 PR_SET_PDEATHSIG: Final = 1
 MEGABYTE: Final = 1_000_000
+_HDF5_ERRNO: Final = re.compile(r"\berrno = (\d+)")
+_NO_THREAD: Final = "can't start new thread"
+"""What Python says where there is no memory for a stack, or where the user has too many processes."""
+_WARM: Final = 256
+"""Rows of a matrix that every thread has a part of."""
 
 
 def main(parent: int) -> None:
@@ -34,6 +49,7 @@ def main(parent: int) -> None:
         return
     try:
         labeler = _build(first["labeler"], first["settings"])
+        take_buffers()
         limit_memory(first["memory_MB"])
         answer: dict[str, Any] = {
             "result": {
@@ -46,12 +62,49 @@ def main(parent: int) -> None:
         send(replies, failure_record(error))
         return
     send(replies, answer)
+    sys.unraisablehook = lambda lost: _note_lost(replies, lost)
     while (request := _receive(requests)) is not None:
         try:
             answer = {"result": _answer(labeler, request)}
         except Exception as error:
+            failure = machine_failure(error)
+            if failure is not None:
+                _leave(replies, failure)
             answer = failure_record(error)
         send(replies, answer)
+
+
+def machine_failure(error: BaseException | None) -> TaskFailure | None:
+    """The failure of an exception that speaks of memory or of the disk, or None.
+
+    HDF5 names the system's error in its text, whatever exception h5py makes of it.
+    """
+    if isinstance(error, MemoryError):
+        return as_failure(error)
+    if isinstance(error, RuntimeError) and str(error).startswith(_NO_THREAD):
+        return TaskFailure(FailureClass.RESOURCE, f"out of memory, or of processes: {error}; give it more")
+    if not isinstance(error, OSError | RuntimeError) or isinstance(error, TaskFailure):
+        return None
+    told = _HDF5_ERRNO.search(str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    if number not in NODE_ERRORS | {errno.EFBIG}:
+        return None
+    return TaskFailure(FailureClass.NODE, f"the machine failed: {error}")
+
+
+def _note_lost(replies: int, lost: sys.UnraisableHookArgs) -> None:
+    """An exception that Python cannot raise; where a write was lost, no result can be trusted."""
+    failure = machine_failure(lost.exc_value)
+    if failure is None:
+        sys.__unraisablehook__(lost)
+    else:
+        _leave(replies, failure)
+
+
+def _leave(replies: int, failure: TaskFailure) -> NoReturn:
+    """Ends this process with a reply, without a destructor of any library."""
+    send(replies, {**failure_record(failure), "final": True})
+    os._exit(1)
 
 
 def _answer(labeler: Labeler, request: dict[str, Any]) -> Any:
@@ -109,6 +162,21 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def take_buffers() -> None:
+    """Has each library of linear algebra take the buffer of its first call.
+
+    OpenBLAS tries for ever, or exits, where it is refused one, so this comes before any limit.
+    """
+    # Full: SciPy looks for shapes that need no library.
+    matrix = np.eye(_WARM) + 1 / _WARM
+    np.linalg.solve(matrix, matrix @ matrix)
+    scipy, pyscf = sys.modules.get("scipy.linalg"), sys.modules.get("pyscf.lib")
+    if scipy is not None:
+        scipy.solve(matrix, matrix)
+    if pyscf is not None:
+        pyscf.dot(matrix, matrix)
 
 
 def limit_memory(megabytes: float | None) -> None:

@@ -1,18 +1,7 @@
 """A labeler in a child process, so that a crash, a hang or a memory limit has a known cause.
 
-What an ending of the child means:
-
-================================  ==========================================================
-SIGKILL, SIGXCPU                  ``resource``: the kernel or the batch system took it away,
-                                  most likely out of memory
-SIGSEGV, SIGABRT, SIGFPE          ``physics``: the code fell over on this structure
-SIGTERM, SIGBUS, SIGILL, others   ``node``: ended from outside, a full or broken file system,
-                                  or a binary that this machine cannot run
-exit without a reply              ``bug``: the end of its log is in the message
-the deadline                      ``resource``: the child is killed
-================================  ==========================================================
-
-The next label after a failure starts a fresh child.
+What an ending of the child means is in :mod:`hpcal.labeling.isolated_end`. At the deadline it is
+killed, which is ``resource``. The next label after a failure starts a fresh child.
 """
 
 from __future__ import annotations
@@ -36,6 +25,7 @@ from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.labeling.failures import check_time
+from hpcal.labeling.isolated_end import Ending, has_no_room, wait_for, written_since
 from hpcal.labeling.scratch import Scratch
 from hpcal.labeling.wire import LENGTH, failure_of, hello, send
 
@@ -50,15 +40,6 @@ GRACE: Final = 0.5
 """Seconds beyond the deadline in which a labeler may stop by itself and keep its child."""
 START_LIMIT: Final = 300.0
 """Seconds in which a child must be ready, also where no deadline is given; slow file systems."""
-LOG_TAIL: Final = 2000
-"""Bytes of the child's log that go into a message."""
-_CLASSES: Final[dict[int, tuple[FailureClass, str]]] = {
-    signal.SIGKILL: (FailureClass.RESOURCE, "most likely out of memory; give the pool more"),
-    signal.SIGXCPU: (FailureClass.RESOURCE, "its limit of processor time was reached"),
-    signal.SIGSEGV: (FailureClass.PHYSICS, "the code crashed on this structure"),
-    signal.SIGABRT: (FailureClass.PHYSICS, "the code gave up on this structure"),
-    signal.SIGFPE: (FailureClass.PHYSICS, "the code failed in its arithmetic on this structure"),
-}
 
 
 class IsolatedLabeler(Closing):
@@ -170,7 +151,7 @@ class IsolatedLabeler(Closing):
             self.close()
             limit = deadline.remaining()
             starting = Deadline.after(START_LIMIT if limit is None else min(limit, START_LIMIT))
-            self._child = _Child(self._threads, self._log)
+            self._child = _Child(self._threads, self._hello["memory_MB"], self._log)
             self._about = self._exchange(self._child, self._hello, starting)
         return self._child
 
@@ -183,7 +164,7 @@ class IsolatedLabeler(Closing):
             self.close()
             raise
         if "failure" in record:
-            if self._child is child and request is self._hello:
+            if record.get("final") or request is self._hello:
                 self.close()
             raise failure_of(record)
         return record["result"]
@@ -192,8 +173,9 @@ class IsolatedLabeler(Closing):
 class _Child:
     """The process, its pipes, its scratch directory and its log."""
 
-    def __init__(self, threads: int, log: Path | None) -> None:
+    def __init__(self, threads: int, memory_MB: float | None, log: Path | None) -> None:  # noqa: N803
         self._scratch = Scratch()
+        self._memory = memory_MB
         self._log = self._scratch.path / "child.log" if log is None else log
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as out:
@@ -264,24 +246,14 @@ class _Child:
 
     def _ending(self) -> TaskFailure:
         """Why the process ended."""
-        code = self._process.wait()
-        tail = self._tail()
-        if code >= 0:
-            return TaskFailure(
-                FailureClass.BUG, f"the labelling process exited with status {code} without a reply{tail}"
-            )
-        failure_class, cause = _CLASSES.get(-code, (FailureClass.NODE, "it was ended from outside"))
-        with contextlib.suppress(ValueError):
-            cause = f"{signal.Signals(-code).name}: {cause}"
-        return TaskFailure(
-            failure_class, f"the labelling process was killed by signal {-code} ({cause}){tail}"
-        )
-
-    def _tail(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(max(self._start, self._log.stat().st_size - LOG_TAIL))
-            text = log.read().decode(errors="replace").strip()
-        return f"; its last output:\n{text}" if text else ""
+        self._process.returncode, peak = wait_for(self._process.pid)
+        return Ending(
+            code=self._process.returncode,
+            output=written_since(self._log, self._start),
+            peak_MB=peak,
+            limit_MB=self._memory,
+            full=has_no_room(self._scratch.path),
+        ).failure()
 
 
 def _environment(threads: int, scratch: Path) -> dict[str, str]:
