@@ -91,7 +91,7 @@ def check_density_cutoff(potentials: Iterable[Pseudopotential]) -> None:
     if augmented:
         raise ConfigurationError(
             f"pseudopotential of {augmented}: it is ultrasoft or PAW, for which the default ecutrho_eV, 4 "
-            "times ecutwfc_eV, is too little; state ecutrho_eV, 8 to 12 times ecutwfc_eV or as its authors say"
+            "times ecutwfc_eV, is too little; state ecutrho_eV, 8 to 12 times ecutwfc_eV as its author says"
         )
 
 

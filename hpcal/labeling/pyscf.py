@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcal.core.arrays import FloatArray
 from hpcal.core.deadline import Deadline
-from hpcal.core.elements import masses
+from hpcal.core.elements import masses, symbol
 from hpcal.core.errors import ConfigurationError, FailureClass, PluginError, TaskFailure
 from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.plugins import how_to_install
@@ -28,6 +28,7 @@ from hpcal.labeling.checks import parity
 from hpcal.labeling.child import MEGABYTE
 from hpcal.labeling.correlated import correlate
 from hpcal.labeling.failures import check_time
+from hpcal.labeling.fitting import LIMIT, unfitted
 from hpcal.labeling.functional import resolve
 from hpcal.labeling.pyscf_audits import AUDITS, audit
 from hpcal.labeling.pyscf_fields import Fields
@@ -75,8 +76,8 @@ class PySCF:
         return self._level
 
     def missing_elements(self, numbers: Sequence[int]) -> tuple[int, ...]:
-        """Those of the atomic numbers that the basis set, with its ECPs, does not cover."""
-        return tuple(z for z in numbers if self._basis.problem(z) is not None)
+        """Those of the atomic numbers that the basis set, with its ECPs and its fit, does not cover."""
+        return tuple(z for z in numbers if self._problem(z) is not None)
 
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
         """A label, or why there is none.
@@ -126,12 +127,27 @@ class PySCF:
         )
 
     def _uncovered(self, structure: Structure) -> Rejection | None:
-        problems = [self._basis.problem(z) for z in sorted(set(structure.numbers.tolist()))]
+        problems = [self._problem(z) for z in sorted(set(structure.numbers.tolist()))]
         found = "; ".join(p for p in problems if p is not None)
         found = found or self._no_charges(structure)
         if not found:
             return None
         return Rejection(failure_class=FailureClass.INPUT, code="element", message=found)
+
+    def _problem(self, number: int) -> str | None:
+        """Why an element is not covered, or None if it is."""
+        settings = self._settings
+        problem = self._basis.problem(number)
+        if (
+            problem is None
+            and settings.density_fit
+            and unfitted(settings.basis, [number], self._functional.name)
+        ):
+            return (
+                f"no auxiliary basis set fits {settings.basis} of {symbol(number)} within {LIMIT:g} eV; set "
+                "density_fit: false, or use a basis set of the def2 family"
+            )
+        return problem
 
     def _no_charges(self, structure: Structure) -> str:
         """Why a scheme of charges cannot be had of a structure, or nothing."""

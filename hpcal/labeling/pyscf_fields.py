@@ -10,6 +10,7 @@ from hpcal.core.elements import symbol
 from hpcal.core.structure import Structure
 from hpcal.core.units import BOHR
 from hpcal.labeling.basis import BasisSet
+from hpcal.labeling.fitting import auxiliary, unfitted
 from hpcal.labeling.functional import Functional
 from hpcal.labeling.pyscf_settings import PySCFSettings
 from hpcal.labeling.reference import Found, search
@@ -70,7 +71,7 @@ class Fields:
         if self.functional.dispersion != "none" and not self.functional.own_dispersion:
             field.disp = self.functional.dispersion
         if self.settings.density_fit:
-            field = field.density_fit()
+            field = field.density_fit(auxbasis=self._auxiliary(molecule))
         field.conv_tol = self.settings.conv_tol
         field.max_cycle = self.settings.max_cycle
         field.callback = watch
@@ -84,7 +85,8 @@ class Fields:
             field.nlc = 0
         # Dispersion does not depend on the density.
         field.disp = None
-        field = field.density_fit()
+        if not unfitted(self.settings.basis, _numbers(molecule), self.functional.name):
+            field = field.density_fit(auxbasis=self._auxiliary(molecule))
         field.conv_tol = SCOUT_CONV_TOL
         field.max_cycle = SCOUT_CYCLES
         field.callback = watch
@@ -115,6 +117,9 @@ class Fields:
 
         return search(scout, molecule.spin)
 
+    def _auxiliary(self, molecule: Any) -> dict[str, Any] | None:
+        return auxiliary(self.settings.basis, _numbers(molecule), self.functional.name)
+
     def _field(self, molecule: Any, *, unrestricted: bool) -> Any:
         from pyscf import dft, scf
 
@@ -125,3 +130,9 @@ class Fields:
             field.xc = self.functional.name
         drop_checkpoint(field)
         return field
+
+
+def _numbers(molecule: Any) -> set[int]:
+    from pyscf.gto import charge
+
+    return {int(charge(molecule.atom_symbol(i))) for i in range(molecule.natm)}

@@ -87,7 +87,7 @@ class Teacher:
 
     def _unseen(self, structure: Structure) -> Rejection | None:
         """The refusal of a charge and multiplicity that the ensemble could only extrapolate to."""
-        seen = getattr(self._potential, "states", frozenset())
+        seen: frozenset[tuple[int, int]] = getattr(self._potential, "states", frozenset())
         if not self._capabilities.charge_aware or (structure.charge, structure.multiplicity) in seen:
             return None
         known = ", ".join(
