@@ -64,13 +64,13 @@ def calculator_class(name: str) -> Any:
 
 def _command(cls: Any, request: dict[str, Any]) -> dict[str, Any]:
     """The command as this kind of calculator takes it: by itself, or within a profile."""
-    command = request.get("command")
-    if command is None:
-        return {}
     from ase.calculators.genericfileio import BaseProfile, GenericFileIOCalculator
 
-    if not issubclass(cls, GenericFileIOCalculator):
-        return {"command": command}
+    command, given = request.get("command"), request.get("profile", {})
+    if command is None or not issubclass(cls, GenericFileIOCalculator):
+        if given:
+            raise TypeError(f"{cls.__name__} has no profile that could take {', '.join(sorted(given))}")
+        return {} if command is None else {"command": command}
     module = sys.modules[cls.__module__]
     profiles = [
         part
@@ -79,7 +79,7 @@ def _command(cls: Any, request: dict[str, Any]) -> dict[str, Any]:
     ]
     if len(profiles) != 1:
         raise TypeError(f"{module.__name__} has {len(profiles)} profiles, not one that takes the command")
-    return {"profile": profiles[0](command=command, **request.get("profile", {}))}
+    return {"profile": profiles[0](command=command, **given)}
 
 
 def _results(calculator: Any, request: dict[str, Any]) -> dict[str, Any]:

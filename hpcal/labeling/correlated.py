@@ -183,7 +183,11 @@ class _Case:
         """Gives a solver the auxiliary basis set of correlation instead of the field's."""
         from pyscf import df
 
-        solver.with_df = df.DF(self.field.mol, auxbasis=df.make_auxbasis(self.field.mol, mp2fit=True))
+        molecule = self.field.mol
+        # Where the field needs another set than PySCF's, so do the amplitudes (see fitting).
+        chosen = isinstance(self.field.with_df.auxbasis, dict)
+        auxiliary = df.autoaux(molecule) if chosen else df.make_auxbasis(molecule, mp2fit=True)
+        solver.with_df = df.DF(molecule, auxbasis=auxiliary)
 
     def watch(self, _: Any = None) -> None:
         """The check, as PySCF calls back."""

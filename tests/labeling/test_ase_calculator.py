@@ -249,6 +249,13 @@ def test_ranks_of_a_program_that_starts_them_itself() -> None:
     assert start({"orcablocks": "%PAL nprocs 2 end"}, 4)["orcablocks"] == "%PAL nprocs 2 end"
 
 
+def test_a_profile_that_nothing_takes_is_refused() -> None:
+    copper = Structure(numbers=[29, 29], positions=[[0, 0, 0], [0, 0, 2.4]])
+    source = AseCalculator(AseSettings(calculator="emt", profile={"pseudo_dir": "here"}))
+    with pytest.raises(ConfigurationError, match="EMT has no profile that could take pseudo_dir"):
+        source.label(copper, Deadline())
+
+
 # ── What is made of an ending ────────────────────────────────────────────────────────────────
 
 

@@ -38,6 +38,14 @@ def test_bromine_is_fitted_where_the_usual_set_cannot() -> None:
     assert np.abs(fitted.forces - exact.forces).max() < 0.005
 
 
+def test_amplitudes_are_fitted_where_the_usual_set_cannot() -> None:
+    """In LANL2DZ the set that PySCF makes for zinc puts MP2 of ZnH2 1.2 eV off, and its field 30 eV."""
+    molecule = Structure(numbers=[30, 1, 1], positions=[[0, 0, 0], [0, 0, 1.6], [0, 0, -1.6]])
+    settings = {"method": "mp2", "basis": "lanl2dz", "forces": False, "reference": "rks_unchecked"}
+    exact, fitted = (label(molecule, density_fit=fit, **settings) for fit in (False, True))
+    assert fitted.energy == pytest.approx(exact.energy, abs=0.01)
+
+
 @pytest.mark.parametrize("density_fit", [False, True])
 def test_elements_that_the_usual_set_lacks(density_fit: bool) -> None:
     """There is none for lithium in cc-pVDZ, and the search for the state is density-fitted always."""
