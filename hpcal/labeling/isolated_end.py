@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -48,13 +49,11 @@ _CLASSES: Final[dict[int, tuple[FailureClass, str]]] = {
 }
 _AMBIGUOUS: Final = frozenset({signal.SIGSEGV, signal.SIGABRT})
 _FULL: Final = ("no space left on device", "disk quota exceeded", "file too large")
-_MEMORY: Final = (
-    "memory allocation still failed",
-    "cannot allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "memoryerror",
+_MEMORY: Final = re.compile(
+    r"cannot allocate memory|out of memory|bad_alloc|memoryerror|thread creation failed"
+    r"|error (re)?allocating \d+ bytes|(?<!de)alloc\w*\b.{0,40}\bfailed"
 )
+"""What PySCF, OpenBLAS, libgomp, Fortran's run time library and others write before they leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class Ending:
         said = self.output.lower()
         if self.full or any(words in said for words in _FULL):
             return FailureClass.NODE, "most likely its scratch directory is full"
-        if any(words in said for words in _MEMORY):
+        if _MEMORY.search(said):
             return FailureClass.RESOURCE, "out of memory; give the pool more"
         if self.code < 0 and self.limit_MB is not None and self.peak_MB > MEMORY_SHARE * self.limit_MB:
             return (

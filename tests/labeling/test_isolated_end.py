@@ -41,11 +41,26 @@ def test_a_crash_is_the_structure_unless_the_machine_had_no_more(crash: signal.S
 def test_an_exit_without_a_reply_is_a_bug_unless_its_words_say_otherwise() -> None:
     assert ending(3, "last words").failure_class is FailureClass.BUG
     assert "status 3" in str(ending(3, "last words"))
-    refused = ending(1, "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.")
-    assert refused.failure_class is FailureClass.RESOURCE
+    assert ending(1, "Error: deallocation of mol failed").failure_class is FailureClass.BUG
     assert ending(1, "Disk quota exceeded").failure_class is FailureClass.NODE
     # What was in use when it left by itself says nothing.
     assert ending(1, peak_MB=3900.0, limit_MB=4000.0).failure_class is FailureClass.BUG
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
+        "malloc(1600082088) failed in CVHFallocate_JKArray",
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "Error allocating 80000 bytes",
+        "OpenBLAS: Cannot allocate memory",
+    ],
+)
+def test_an_exit_of_compiled_code_that_got_no_memory_asks_for_a_larger_slot(words: str) -> None:
+    refused = ending(1, f"some lines\n{words}\n")
+    assert refused.failure_class is FailureClass.RESOURCE
+    assert words in str(refused)
 
 
 def test_signals_from_outside_stay_what_they_are() -> None:
