@@ -35,6 +35,7 @@ class Assignment:
         virtual: the campaign must not depend on when it is interrupted.
         size: times that the slot was enlarged, after work that ran out of memory or time.
         threads: threads that the work may use.
+        memory_MB: memory that the work may use in units of 10⁶ bytes, or None where the site states none.
         margin: seconds before the end of its batch job at which the work stops.
         room: seconds that work has which begins with a batch job, or None where none ends.
     """
@@ -55,6 +56,7 @@ class Assignment:
     virtual: bool = False
     size: int = 0
     threads: int = 1
+    memory_MB: float | None = None  # noqa: N815
     margin: float = 0.0
     room: float | None = None
 

@@ -92,6 +92,7 @@ class ParslDispatcher:
         slot = replace(
             assignment,
             threads=pool.cores_per_worker,
+            memory_MB=pool.memory_MB,
             margin=float(pool.walltime_margin),
             room=None if local else pool.task_seconds,
             scratch=_scratch(pool, assignment.scratch, self._run_id),

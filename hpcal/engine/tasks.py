@@ -111,6 +111,7 @@ def _carry_out(assignment: Assignment) -> None:
                 log=Path(assignment.log),
                 scratch=scratch,
                 threads=assignment.threads,
+                memory_MB=assignment.memory_MB,
                 virtual=assignment.virtual,
                 late=_late(assignment, deadline),
             )

@@ -39,6 +39,8 @@ from hpcal.labeling.scf import Climb, climb
 
 SHARE_OF_LIMIT: Final = 0.8
 """Part of a memory limit that PySCF is told of; it takes its own limit as advice."""
+UNLIMITED_MB: Final = 4000
+"""What PySCF is told of where neither the settings nor the slot say how much there is."""
 
 
 class PySCF:
@@ -334,10 +336,13 @@ def _gap(field: Any) -> float | None:
     return float(energies[~filled].min() - energies[filled].max()) * HARTREE
 
 
-def _memory_MB(stated: float) -> float:  # noqa: N802 - units are spelled as they are
+def _memory_MB(stated: float | None) -> float:  # noqa: N802 - units are spelled as they are
     """What PySCF may use: as stated, and no more than most of this process's limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return stated if soft == resource.RLIM_INFINITY else min(stated, SHARE_OF_LIMIT * soft / MEGABYTE)
+    if soft == resource.RLIM_INFINITY:
+        return UNLIMITED_MB if stated is None else stated
+    most = SHARE_OF_LIMIT * soft / MEGABYTE
+    return most if stated is None else min(stated, most)
 
 
 def _refuse_beyond_memory(molecule: Any, fields: Fields) -> None:
@@ -351,8 +356,9 @@ def _refuse_beyond_memory(molecule: Any, fields: Fields) -> None:
         raise TaskFailure(
             FailureClass.RESOURCE,
             f"{molecule.nao} basis functions need about {needed:.0f} MB with method "
-            f"{fields.settings.method}, {fields.memory_MB:.0f} MB may be used: raise max_memory_MB and the "
-            "memory of the pool's workers, or take a smaller basis",
+            f"{fields.settings.method}, {fields.memory_MB:.0f} MB may be used: give the pool's "
+            "workers more memory (mem_per_worker), raise max_memory_MB where the campaign states it, or take "
+            "a smaller basis",
         )
 
 

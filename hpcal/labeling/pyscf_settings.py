@@ -72,8 +72,11 @@ class PySCFSettings(Settings):
     noise: NoiseSettings | None = Field(
         default=None, description="declared noise of the labels; default: as measured for such settings"
     )
-    max_memory_MB: int = Field(  # noqa: N815
-        default=4000, gt=0, description="memory that PySCF tries to keep to, for one molecule"
+    max_memory_MB: int | None = Field(  # noqa: N815
+        default=None,
+        gt=0,
+        description="memory that PySCF tries to keep to, for one molecule; never more than 0.8 of the slot's, "
+        "which is the default, or 4000 where the site states no memory",
     )
 
     @field_validator("charges")

@@ -199,7 +199,7 @@ class Pool(JobKeys):
     max_blocks: int = Field(default=1, ge=1, description="most batch jobs at a time")
     max_workers_per_node: int = Field(default=1, ge=1, description="workers on each node, one task each")
     cores_per_worker: int = Field(default=1, ge=1, description="threads that each worker may use")
-    mem_per_worker: float | None = Field(default=None, gt=0, description="memory of each worker, GB")
+    mem_per_worker: float | None = Field(default=None, gt=0, description="memory of each worker, GB; the limit of its labels")
     cores_per_node: int | None = Field(
         default=None, ge=1, description="cores asked for on each node; those of its workers if null"
     )
@@ -326,6 +326,13 @@ class Pool(JobKeys):
         if self.mem_per_worker is None:
             return None
         return max(1, ceil(self.max_workers_per_node * self.mem_per_worker))
+
+    @property
+    def memory_MB(self) -> float | None:  # noqa: N802 - units are spelled as they are
+        """Memory of each worker in units of 10⁶ bytes; its share of the node where only that is known."""
+        if self.mem_per_worker is not None:
+            return 1000.0 * self.mem_per_worker
+        return None if self.mem_per_node is None else 1000.0 * self.mem_per_node / self.max_workers_per_node
 
     @property
     def task_seconds(self) -> float | None:

@@ -78,6 +78,7 @@ def _pool_of(executor: Any) -> Pool:
         kind=KIND,
         max_workers_per_node=int(workers),
         cores_per_worker=max(1, int(executor.cores_per_worker)),
+        mem_per_worker=executor.mem_per_worker,
         nodes_per_block=provider.nodes_per_block,
         init_blocks=provider.init_blocks,
         min_blocks=provider.min_blocks,

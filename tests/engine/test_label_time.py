@@ -278,7 +278,7 @@ class Notes:
 )
 def test_a_worker_passes_over_what_no_longer_fits(monkeypatch, tmp_path, seconds, done) -> None:
     notes = Notes()
-    monkeypatch.setattr(quantum, "labeler_of", lambda *_: notes)
+    monkeypatch.setattr(quantum, "labeler_of", lambda *_, **__: notes)
     atom = Structure(numbers=[2], positions=[[0, 0, 0]])
     items = [{"id": i, "structure": atom} for i in (1, 2, 3)]
     for item, expected in zip(items, seconds, strict=False):

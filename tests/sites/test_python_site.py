@@ -28,7 +28,7 @@ def pool(label, provider=None, **keys):
 GOOD = """
 def config():
     own = LocalProvider(init_blocks=1, max_blocks=3, worker_init="export MINE=1")
-    return Config(executors=[pool("label", own), pool("sample"), pool("train"), pool("extra")])
+    return Config(executors=[pool("label", own), pool("sample"), pool("train"), pool("extra", mem_per_worker=4)])
 """
 
 
@@ -48,6 +48,7 @@ def test_its_executors_are_the_pools(tmp_path: Path) -> None:
         "train": 2,
         "extra": 2,
     }
+    assert (site.pools["label"].memory_MB, site.pools["extra"].memory_MB) == (None, 4000)
     assert site.pool_name("score") == "sample"
     assert site.kind_of("label") == KIND
     assert site.room("label") is None

@@ -271,7 +271,12 @@ pools:
     assert (site.pools["label"].cores_asked, site.pools["label"].memory_asked) == (12, 7)
     assert (site.pools["sample"].cores_asked, site.pools["sample"].memory_asked) == (64, 100)
     assert site.pools["train"].memory_asked is None
+    assert [site.pools[name].memory_MB for name in ("label", "sample", "train")] == [1600, 1000, None]
     assert site.pools["train"].gpu_count == 2
+
+
+def test_a_worker_has_its_share_of_a_node_whose_memory_alone_is_given() -> None:
+    assert Pool(mem_per_node=256, max_workers_per_node=8).memory_MB == 32000
 
 
 def test_slots_of_several_nodes_and_of_programs_of_several_ranks(tmp_path: Path) -> None:

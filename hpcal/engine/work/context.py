@@ -30,6 +30,7 @@ class Work:
         log: file for what libraries print.
         scratch: folder for this attempt's own files.
         threads: threads that it may use.
+        memory_MB: memory that it may use in units of 10⁶ bytes, or None where the site states none.
         virtual: whether budgets are in steps and half-done work is to be thrown away when
             interrupted, so that a campaign does not depend on the moment of an interruption.
         late: whether it began late in its batch job: if the deadline comes first, another job may do.
@@ -43,6 +44,7 @@ class Work:
     threads: int
     virtual: bool
     late: bool = False
+    memory_MB: float | None = None  # noqa: N815
 
     def cut_short(self, failure: TaskFailure) -> bool:
         """Whether a failure only says that the work was asked to stop, or that its batch job ended."""

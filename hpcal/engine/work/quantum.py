@@ -29,7 +29,7 @@ def label(work: Work) -> None:
     Once there is a result, structures that are expected to take longer than what is left are passed
     over, for another task; the first is always tried, so that no task ends with nothing.
     """
-    labeler = labeler_of(work.inputs["label"], work.threads, work.log)
+    labeler = _labeler(work)
     for number, item in enumerate(work.inputs["structures"]):
         if work.deadline.expired():
             break
@@ -54,7 +54,7 @@ def _one_label(labeler: ReadyLabeler, structure: Structure, work: Work) -> dict[
 
 def relax_seeds(work: Work) -> None:
     """Relaxes seeds to minima."""
-    labeler = labeler_of(work.inputs["label"], work.threads, work.log)
+    labeler = _labeler(work)
     for item in work.inputs["structures"]:
         forces = as_forces(labeler, work.deadline)
         record: dict[str, Any] = {"structure_id": item["id"]}
@@ -77,7 +77,7 @@ def relax_seeds(work: Work) -> None:
 def bootstrap(work: Work) -> None:
     """Makes first structures around a minimum."""
     generator = build(Group.SAMPLERS, work.inputs["generator"])
-    labeler = labeler_of(work.inputs["label"], work.threads, work.log)
+    labeler = _labeler(work)
     forces = as_forces(labeler, work.deadline)
     rng = np.random.default_rng(work.inputs["stream"])
     record: dict[str, Any] = {"structures": [], "message": ""}
@@ -96,7 +96,7 @@ def bootstrap(work: Work) -> None:
 def curvature(work: Work) -> None:
     """Whether a relaxed structure is a minimum; if not, the structures to both sides of the saddle."""
     structure: Structure = work.inputs["structure"]
-    forces = as_forces(labeler_of(work.inputs["label"], work.threads, work.log), work.deadline)
+    forces = as_forces(_labeler(work), work.deadline)
     try:
         mode = downhill(structure, forces)
     except TaskFailure as failure:
@@ -108,14 +108,30 @@ def curvature(work: Work) -> None:
     work.spool.append({"seeds": seeds, "qm_calls": forces.calls})
 
 
-def labeler_of(record: Mapping[str, Any], threads: int, log: Path) -> ReadyLabeler:
-    """The labeler of a record, kept by this worker from task to task."""
-    key = json.dumps([record, threads], sort_keys=True, default=str)
+def _labeler(work: Work) -> ReadyLabeler:
+    return labeler_of(work.inputs["label"], work.threads, work.log, memory_MB=work.memory_MB)
+
+
+def labeler_of(
+    record: Mapping[str, Any],
+    threads: int,
+    log: Path,
+    *,
+    memory_MB: float | None = None,  # noqa: N803 - units are spelled as they are
+) -> ReadyLabeler:
+    """The labeler of a record within a slot's threads and memory, kept by this worker from task to task."""
+    key = json.dumps([record, threads, memory_MB], sort_keys=True, default=str)
     if key not in _labelers:
         checks = ChecksSettings.model_validate(record["checks"])
         screen = Screen.of(record["screen"]) if "screen" in record else None
         made = make_labeler(
-            record["name"], record["settings"], checks, screen=screen, threads=threads, log=log
+            record["name"],
+            record["settings"],
+            checks,
+            screen=screen,
+            threads=threads,
+            memory_MB=memory_MB,
+            log=log,
         )
         _labelers[key] = made.__enter__()
     return _labelers[key]
