@@ -266,4 +266,6 @@ def _environment(threads: int, scratch: Path) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "TMPDIR": str(scratch),
         "PYSCF_TMPDIR": str(scratch),
+        # Its files are its own, and a network file system may have no locks.
+        "HDF5_USE_FILE_LOCKING": "FALSE",
     }

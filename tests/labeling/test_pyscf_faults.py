@@ -238,6 +238,15 @@ def test_after_a_lack_of_memory_a_smaller_structure_is_labelled(scratch: Path) -
         assert_same(labeler.label(WATER, Deadline()), expected)
 
 
+def test_the_limit_of_the_child_counts_where_labels_are_refused_before_they_begin() -> None:
+    settings = {**TRIPLE_ZETA, "max_memory_MB": 4000}
+    with IsolatedLabeler("pyscf", settings, memory_MB=500) as labeler:
+        failure = outcome(labeler, Deadline.after(20), from_ase(molecule("C6H6")))
+    assert isinstance(failure, TaskFailure), failure
+    assert failure.failure_class is FailureClass.RESOURCE
+    assert "400 MB may be used" in str(failure)
+
+
 # ── No room on disk ──────────────────────────────────────────────────────────────────────────
 
 
@@ -272,6 +281,12 @@ def test_a_full_scratch_is_a_fault_of_the_node(kilobytes: int, small_disk: Calla
         small_disk(100_000)
         assert_same(labeler.label(WATER, Deadline()), expected)
     assert not any(disk.iterdir())
+
+
+def test_files_in_scratch_need_no_locks_which_network_file_systems_may_lack() -> None:
+    with IsolatedLabeler("pyscf", ON_DISK) as labeler:
+        environment = Path(f"/proc/{running(labeler, 1)}/environ").read_bytes().split(b"\0")
+    assert b"HDF5_USE_FILE_LOCKING=FALSE" in environment
 
 
 # ── Stopped early ────────────────────────────────────────────────────────────────────────────
