@@ -75,8 +75,8 @@ class PySCFSettings(Settings):
     max_memory_MB: int | None = Field(  # noqa: N815
         default=None,
         gt=0,
-        description="memory that PySCF tries to keep to, for one molecule; never more than 0.8 of the slot's, "
-        "which is the default, or 4000 where the site states no memory",
+        description="memory that PySCF tries to keep to, for one molecule; never more than 0.8 of the "
+        "slot's, which is the default, or 4000 where the site states no memory",
     )
 
     @field_validator("charges")

@@ -199,7 +199,9 @@ class Pool(JobKeys):
     max_blocks: int = Field(default=1, ge=1, description="most batch jobs at a time")
     max_workers_per_node: int = Field(default=1, ge=1, description="workers on each node, one task each")
     cores_per_worker: int = Field(default=1, ge=1, description="threads that each worker may use")
-    mem_per_worker: float | None = Field(default=None, gt=0, description="memory of each worker, GB; the limit of its labels")
+    mem_per_worker: float | None = Field(
+        default=None, gt=0, description="memory of each worker, GB; the limit of its labels"
+    )
     cores_per_node: int | None = Field(
         default=None, ge=1, description="cores asked for on each node; those of its workers if null"
     )

@@ -371,13 +371,13 @@ def test_warnings_of_pyscf_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "limit_MB", "told"),
+    ("stated", "limit", "told"),
     [(None, None, 4000), (900, None, 900), (None, 8000, 6400), (900, 8000, 900), (9000, 8000, 6400)],
 )
 def test_pyscf_is_told_of_the_memory_of_its_process(
-    monkeypatch: pytest.MonkeyPatch, stated: int | None, limit_MB: int | None, told: float
+    monkeypatch: pytest.MonkeyPatch, stated: int | None, limit: int | None, told: float
 ) -> None:
-    soft = resource.RLIM_INFINITY if limit_MB is None else limit_MB * 10**6
+    soft = resource.RLIM_INFINITY if limit is None else limit * 10**6
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
     stating = {} if stated is None else {"max_memory_MB": stated}
     assert labeler("hf", **stating).fields().memory_MB == told

@@ -28,7 +28,8 @@ def pool(label, provider=None, **keys):
 GOOD = """
 def config():
     own = LocalProvider(init_blocks=1, max_blocks=3, worker_init="export MINE=1")
-    return Config(executors=[pool("label", own), pool("sample"), pool("train"), pool("extra", mem_per_worker=4)])
+    extra = pool("extra", mem_per_worker=4)
+    return Config(executors=[pool("label", own), pool("sample"), pool("train"), extra])
 """
 
 
