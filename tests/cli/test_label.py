@@ -15,7 +15,7 @@ from cli.helpers import WATER, hpcal, xyz
 from hpcal.core.batch import Batch
 from hpcal.core.ensemble import EnsembleManifest, load_ensemble
 from hpcal.core.errors import FailureClass, TaskFailure
-from hpcal.core.label import Label
+from hpcal.core.label import Label, Rejection
 from hpcal.exchange.extxyz import read_labelled_frames, read_structures
 from hpcal.labeling.checks import CheckedLabeler
 
@@ -83,6 +83,29 @@ def test_a_second_call_computes_nothing_and_changes_nothing(many, here, config, 
     assert hpcal("label", many, "out.extxyz", "--config", config).exit_code == 0
     assert len(calls) == 12
     assert ((here / "out.extxyz").read_bytes(), (here / "out.json").read_bytes()) == before
+
+
+def test_what_is_set_aside_for_a_person_stays_so_when_the_command_goes_on(many, here, config, monkeypatch):
+    doubted = []
+
+    def doubting(self, structure, deadline):
+        result = ORIGINAL(self, structure, deadline)
+        doubted.append(structure.content_hash)
+        if len(doubted) in (2, 3):
+            doubt = {"code": "made_up", "message": "made up", "quarantine": len(doubted) == 2}
+            return Rejection(failure_class=FailureClass.PHYSICS, **doubt)
+        if len(doubted) == 12:
+            raise TaskFailure(FailureClass.NODE, "made up")
+        return result
+
+    monkeypatch.setattr(CheckedLabeler, "label", doubting)
+    hpcal("label", many, "out.extxyz", "--config", config)
+    for failed in (1, 0):  # its own records, then those of a call that adopted them
+        record = json.loads((here / "out.json").read_text())
+        assert record["counts"] == {"labelled": 9 - failed, "rejected": 3, "failed": failed}
+        asides = {r["frame"]: r["quarantine"] for r in record["results"] if r["status"] == "rejected"}
+        assert asides == {2: True, 3: False, 5: True}  # frame 5 has atoms on top of each other
+        hpcal("label", many, "out.extxyz", "--config", config)
 
 
 def test_an_interrupted_call_keeps_what_it_has_and_the_next_does_the_rest(many, here, config, monkeypatch):
