@@ -23,6 +23,8 @@ Dispersion = Literal["none", "d3bj", "d4"]
 HARTREE_FOCK: Final = "hf"
 CORRELATED: Final = ("mp2", "ccsd", "ccsd(t)")
 """Methods on top of Hartree–Fock."""
+GRID: Final = 4
+META_GRID: Final = 5
 _OWN_DISPERSION: Final = {"wb97x-d3bj": "d3bj", "wb97m-d3bj": "d3bj", "b97m-d3bj": "d3bj"}
 _WB97: Final = "wb97x-d3bj, wb97x-v, wb97m-d3bj, wb97m-v or wb97x without dispersion"
 _BANNED: Final = {
@@ -62,6 +64,17 @@ class Functional:
     def hartree_fock(self) -> bool:
         """Whether there is no functional."""
         return self.name == HARTREE_FOCK
+
+    @property
+    def meta(self) -> bool:
+        """Whether it depends on the kinetic energy density, which integration grids represent worse."""
+        from pyscf.dft import libxc
+
+        return not self.hartree_fock and bool(libxc.xc_type(self.name) == "MGGA")
+
+    def grid(self, stated: int | None) -> int:
+        """Level of the integration grid: as stated, or one that suits the functional."""
+        return stated if stated is not None else META_GRID if self.meta else GRID
 
 
 def resolve(method: str, dispersion: Dispersion) -> Functional:

@@ -67,7 +67,7 @@ class Fields:
         """The mean field of the level."""
         field = self._field(molecule, unrestricted=unrestricted)
         if not self.functional.hartree_fock:
-            field.grids.level = self.settings.grid_level
+            field.grids.level = self.functional.grid(self.settings.grid_level)
         if self.functional.dispersion != "none" and not self.functional.own_dispersion:
             field.disp = self.functional.dispersion
         if self.settings.density_fit:
@@ -81,7 +81,7 @@ class Fields:
         """A cheap field of the same functional and basis set, for comparisons with its like."""
         field = self._field(molecule, unrestricted=unrestricted)
         if not self.functional.hartree_fock:
-            field.grids.level = min(SCOUT_GRID, self.settings.grid_level)
+            field.grids.level = min(SCOUT_GRID, self.functional.grid(self.settings.grid_level))
             field.nlc = 0
         # Dispersion does not depend on the density.
         field.disp = None

@@ -68,7 +68,7 @@ def level_of(settings: PySCFSettings, functional: Functional, version: str) -> L
         "reference": settings.reference,
         "functional": functional.components,
         "libxc": str(libxc.__version__) if density_functional else None,
-        "grid_level": settings.grid_level if density_functional else None,
+        "grid_level": functional.grid(settings.grid_level) if density_functional else None,
         "grid_response": settings.grid_response if density_functional else None,
     }
     if {"hirshfeld", "cm5"} & set(settings.charges):
@@ -97,16 +97,14 @@ def declared_noise(settings: PySCFSettings, functional: Functional) -> Noise:
         # Correlation is not stationary in the orbitals, so that their error counts in first order.
         parts.append(Noise(energy=50 * convergence.energy, force=0.0))
     if not functional.hartree_fock:
-        parts.append(_grid_noise(settings.grid_level, functional.name))
+        parts.append(_grid_noise(functional.grid(settings.grid_level), functional))
     if settings.density_fit:
         parts.append(Noise(energy=_fitting_error(settings.basis, functional), force=0.0))
     return Noise(energy=sum(p.energy for p in parts), force=sum(p.force for p in parts))
 
 
-def _grid_noise(level: int, name: str) -> Noise:
-    from pyscf.dft import libxc
-
-    table = META_GRID_NOISE if libxc.xc_type(name) == "MGGA" else GRID_NOISE
+def _grid_noise(level: int, functional: Functional) -> Noise:
+    table = META_GRID_NOISE if functional.meta else GRID_NOISE
     return table[min(level, max(table))]
 
 

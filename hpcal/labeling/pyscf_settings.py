@@ -31,11 +31,12 @@ class PySCFSettings(Settings):
     basis: str = Field(description="basis set by name, such as 6-31g*, def2-svp or cc-pvtz")
     density_fit: bool = Field(default=False, description="density fitting of Coulomb and exchange")
     dispersion: Dispersion = Field(default="none", description="correction for dispersion")
-    grid_level: int = Field(
-        default=4,
+    grid_level: int | None = Field(
+        default=None,
         ge=0,
         le=9,
-        description="PySCF's integration grid; at 3 the net force of larger molecules exceeds 10 meV/Å",
+        description="PySCF's integration grid; default: 4, and 5 for meta-GGAs, as on coarser ones the net "
+        "force of larger molecules exceeds 10 meV/Å",
     )
     grid_response: bool = Field(
         default=False, description="include the response of the grid in the forces; then they add up to zero"
