@@ -84,6 +84,7 @@ class Group:
     last_task: int | None = None
     last_structure: int | None = None
     hosts: set[str] = field(default_factory=set)
+    set_aside: bool | None = False
 
     @property
     def cause(self) -> str:
@@ -115,7 +116,13 @@ def grouped(mishaps: Iterable[Mishap]) -> list[Group]:
             continue
         key = (mishap.what, mishap.stage, cls, mishap.code, normalised(text, hosts))
         if key not in groups:
-            groups[key] = Group(what=mishap.what, stage=mishap.stage, failure_class=cls, code=mishap.code)
+            groups[key] = Group(
+                what=mishap.what,
+                stage=mishap.stage,
+                failure_class=cls,
+                code=mishap.code,
+                set_aside=mishap.set_aside,
+            )
         groups[key].add(mishap, text)
     return list(groups.values())
 
@@ -201,18 +208,25 @@ def _entry(group: Group, stopped: str | None, root: str) -> dict[str, Any]:
         "last_task": group.last_task,
         "last_structure": group.last_structure,
         "hosts": sorted(group.hosts),
-        "answer": answer(group.what, cls, group.stage, stopped),
+        "answer": answer(group, stopped),
         "next": _next(group, root),
     }
 
 
-def answer(what: str, failure_class: str | None, stage: str, stopped: str | None) -> str:
-    """What was done about it, in a word or two."""
-    if stopped is not None and f"stage {stage}" in stopped and what != "retried":
+def answer(group: Group, stopped: str | None) -> str:
+    """What was done about it, in a few words."""
+    if stopped is not None and f"stage {group.stage}" in stopped and group.what != "retried":
         return "stage stopped"
-    if what == "rejection":
-        return "rejected" if failure_class == FailureClass.PHYSICS else "set aside"
-    return {"task": "given up", "retried": "retried", "quarantine": "set aside"}[what]
+    if group.what == "rejection":
+        return _VERDICTS[group.set_aside]
+    return {"task": "given up", "retried": "retried", "quarantine": "set aside"}[group.what]
+
+
+_VERDICTS: Final[Mapping[bool | None, str]] = {
+    False: "rejected",
+    True: "set aside",
+    None: "rejected or set aside",
+}
 
 
 def _next(group: Group, root: str) -> str:

@@ -101,6 +101,7 @@ def _structures(session: Session) -> dict[str, Any]:
             "failed": by_state[StructureState.QUARANTINED],
             "pending": sum(n for key, n in pending.items() if _awaits_label(*key)),
             "retracted": retracted,
+            "held": history.labels_held(session),
         },
         "labels_by_split": {split: n for (split,), n in accepted.items()},
         "labels_by_origin": _summed(history.label_origins(session), 1),
@@ -225,7 +226,7 @@ def _text_rows(status: Mapping[str, Any]) -> list[str]:
     rows = {
         "labels": (
             f"{labels['accepted']} accepted, {labels['pending']} pending, {labels['rejected']} rejected, "
-            f"{labels['failed']} failed"
+            f"{labels['failed']} set aside"
             + (f", {labels['retracted']} taken back" if labels["retracted"] else "")
         ),
         "": _joined(
@@ -234,6 +235,7 @@ def _text_rows(status: Mapping[str, Any]) -> list[str]:
             None if rate is None else f"{rate:.3g} a minute",
             f"{status['qm_calls']} QM calls",
         ),
+        "held": _text_held(labels["held"]),
         "structures": f"{structures['total']}"
         + _listed({state: structures[state] for state in UNFINISHED if structures[state]}),
         "walkers": f"{walkers['alive']} alive{_listed(walkers['ended'], 'ended')}",
@@ -250,6 +252,16 @@ def _text_rows(status: Mapping[str, Any]) -> list[str]:
     }
     width = max(map(len, rows))
     return [f"{name:<{width}}  {text}" for name, text in rows.items() if text]
+
+
+def _text_held(count: int) -> str:
+    if not count:
+        return ""
+    one = count == 1
+    return (
+        f"{count} {'label waits' if one else 'labels wait'} for the other multiplicities of "
+        f"{'its geometry' if one else 'their geometries'}"
+    )
 
 
 def _text_errors(errors: Mapping[str, Any]) -> str:

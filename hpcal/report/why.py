@@ -53,6 +53,9 @@ def why(store: Store, root: Path, what: str) -> dict[str, Any]:
             raise InputError(_missing(session, "task", task_id))
         state = history.campaign(session).state
         attempts = [_attempt(session, root, a) for a in rows.attempts(session, task_id)]
+        # A structure that was set aside before it came to be labelled is in no inputs.
+        asked = [number] if kind == "structure" else []
+        ids = list(dict.fromkeys([*task["inputs"].get("structure_ids", ()), *asked]))
         found: dict[str, Any] = {
             "task": {k: v for k, v in task.items() if k != "inputs"},
             "does": in_words(task["kind"], task["inputs"]),
@@ -60,7 +63,7 @@ def why(store: Store, root: Path, what: str) -> dict[str, Any]:
             "failure": _failure(task, attempts),
             "log": _log(root, attempts),
             "rejections": reasons.rejections_of(session, task_id),
-            "structures": reasons.structure_states(session, task["inputs"].get("structure_ids", ())),
+            "structures": reasons.structure_states(session, ids),
             "events": rows.events(session, task_id=task_id),
         }
     return found | {"next": _next(found, str(state), word(root))}
@@ -97,8 +100,9 @@ def _task_of(session: Session, structure_id: int) -> int:
         raise InputError(_missing(session, "structure", structure_id))
     task_id = reasons.last_task_of(session, structure_id)
     if task_id is None:
+        reason = f": {structure['reason']}" if structure["reason"] else ""
         raise InputError(
-            f"structure {structure_id} ({structure['origin']}, {structure['state']}) was in no task yet; "
+            f"structure {structure_id} ({structure['origin']}, {structure['state']}{reason}) was in no task; "
             "`hpcal trace` tells where it comes from"
         )
     return task_id
@@ -312,6 +316,11 @@ def _next(found: Record, campaign: str, root: str) -> list[str]:
         steps.append(f"the whole story of a structure: `hpcal trace {root} {away[-1]['id']}`")
         classes = Counter(r["failure_class"] for r in found["rejections"])
         steps += [ADVICE[FailureClass(cls)].format(root=root) for cls in classes if cls is not None]
+    if any(s["state"] == StructureState.QUARANTINED for s in away):
+        steps.append(
+            "what is quarantined is for you to look at: it is neither learned from nor tried again, and its "
+            "reason says what is in doubt"
+        )
     return list(dict.fromkeys(steps)) or ["nothing: it is done"]
 
 

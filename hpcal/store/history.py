@@ -198,6 +198,12 @@ def label_counts(session: Session) -> tuple[Counts, int]:
     return accepted, sum(row[2] for row in rows) + (never_counted or 0)
 
 
+def labels_held(session: Session) -> int:
+    """Labels that wait for the other multiplicities of their geometry before one of them may stand."""
+    held = select(func.count()).select_from(LabelRow)
+    return session.scalar(held.where(LabelRow.retracted.is_not(None), LabelRow.retracted == HELD)) or 0
+
+
 def label_origins(session: Session) -> Counts:
     """Accepted labels by (generation of the structure, origin); those taken back are looked up singly."""
     counts = _counts(

@@ -50,6 +50,7 @@ class Mishap:
         last_task: the newest task, or None.
         last_structure: the newest structure, or None.
         hosts: where it happened, as far as it is known.
+        set_aside: of a rejection, whether such structures are set aside for a person; None: some are.
     """
 
     what: str
@@ -63,6 +64,7 @@ class Mishap:
     last_task: int | None = None
     last_structure: int | None = None
     hosts: tuple[str, ...] = ()
+    set_aside: bool | None = False
 
 
 def given_up(session: Session, kinds: Sequence[str]) -> list[Mishap]:
@@ -206,6 +208,7 @@ def rejections(session: Session) -> list[Mishap]:
         ).group_by(RejectionRow.failure_class, RejectionRow.code)
     ).all()
     newest = _rejected(session, [row[3] for row in rows])
+    aside = _set_aside(session)
     found: list[Mishap] = []
     for cls, code, n, row_id, low, high in rows:
         structure_id, task_id, message = newest[row_id]
@@ -220,9 +223,22 @@ def rejections(session: Session) -> list[Mishap]:
             structures=n,
             last_task=task_id,
             last_structure=structure_id,
+            set_aside=None if 0 < aside[cls, code] < n else aside[cls, code] > 0,
         )
         found += [one] if low == high else _by_message(session, one)
     return found
+
+
+def _set_aside(session: Session) -> Counter[tuple[str, str]]:
+    """Rejections by class and code whose structures are set aside for a person."""
+    rows = session.execute(
+        select(RejectionRow.failure_class, RejectionRow.code, func.count())
+        .join(StructureRow, StructureRow.id == RejectionRow.structure_id)
+        # Naming every split lets the index on (split, state) answer.
+        .where(StructureRow.split.in_(list(Split)), StructureRow.state == StructureState.QUARANTINED)
+        .group_by(RejectionRow.failure_class, RejectionRow.code)
+    )
+    return Counter({(cls, code): n for cls, code, n in rows})
 
 
 def _by_message(session: Session, one: Mishap) -> list[Mishap]:
@@ -250,6 +266,7 @@ def _by_message(session: Session, one: Mishap) -> list[Mishap]:
                 structures=n,
                 last_task=task_id,
                 last_structure=structure_id,
+                set_aside=one.set_aside,
             )
         )
     return found + _rest(found, [replace(one, head=REST, tail=REST)])

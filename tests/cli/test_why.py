@@ -167,6 +167,20 @@ def test_a_structure_that_was_turned_away(own_copy):
     assert f"{structure} rejected: net_force: net force 0.3 eV/Å" in hpcal("why", own_copy, task).stdout
 
 
+def test_why_a_structure_was_set_aside_before_it_came_to_be_labelled(own_copy):
+    reason = "a label of H2O takes about 9000 s, which fits into no batch job"
+    connection = sqlite3.connect(own_copy / "store.db")
+    connection.execute("CREATE TEMP TABLE one AS SELECT * FROM structure WHERE task_id IS NOT NULL LIMIT 1")
+    connection.execute(f"UPDATE one SET id = 9999, state = 'quarantined', reason = '{reason}', hash = 'x'")
+    connection.execute("INSERT INTO structure SELECT * FROM one")
+    connection.commit()
+    connection.close()
+    found = why(own_copy, "structure:9999")
+    assert {"id": 9999, "state": "quarantined", "reason": reason} in found["structures"]
+    assert any("for you to look at" in step for step in found["next"])
+    assert f"9999 quarantined: {reason}" in hpcal("why", own_copy, "structure:9999").stdout
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [

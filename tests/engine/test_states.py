@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from hpcal.engine.tasks import run_attempt
 from hpcal.engine.view import EnsembleView, EntryView, View
 from hpcal.labeling.teacher import Teacher
 from hpcal.potentials.morse import Morse
+from hpcal.report.status import campaign_status, status_text
+from hpcal.store.database import Store
 from hpcal.store.labels import HELD
 from hpcal.store.transitions import EnsembleState
 
@@ -346,6 +348,10 @@ def test_labels_are_held_back_until_all_multiplicities_are_there(tiny, tmp_path)
     ((half,),) = [group for group in labelled if len(group) == 1]
     assert half["seq"] is None
     assert half["retracted"] == HELD
+    with closing(Store.read(tmp_path / "run")) as store:
+        status = campaign_status(store)
+    assert (status["labels"]["held"], status["labels"]["retracted"]) == (1, 2)
+    assert "1 label waits for the other multiplicities of its geometry" in status_text(status)
     whole = [group for group in labelled if len(group) == 2]
     assert sorted(row["seq"] for group in whole for row in group if row["retracted"] is None) == [1, 2]
     assert HELD not in {row["retracted"] for group in whole for row in group}

@@ -142,11 +142,31 @@ def test_rejections_of_one_cause_are_one_line_with_the_newest_example(author):
     assert "  SCF not converged after … rungs (physics), rejected  hpcal why run task:" in line
 
 
+@pytest.mark.parametrize(
+    ("states", "answer"),
+    [
+        ([StructureState.QUARANTINED] * 2, "set aside"),
+        ([StructureState.QUARANTINED, StructureState.REJECTED], "rejected or set aside"),
+        ([StructureState.REJECTED] * 2, "rejected"),
+    ],
+)
+@pytest.mark.parametrize("values", [(0.2, 0.2), (0.2, 0.4)])
+def test_what_is_set_aside_for_a_person_is_told_from_what_is_rejected(author, states, answer, values):
+    rejected(author.write, "SCF not converged")
+    for state, value in zip(states, values, strict=True):
+        rejected(author.write, f"<S²> is off by {value}", "spin", state=state)
+    assert {f["code"]: f["answer"] for f in failures(author)} == {
+        "scf_not_converged": "rejected",
+        "spin": answer,
+    }
+
+
 def test_two_causes_under_one_code_are_two_lines(author):
+    aside = {"failure_class": FailureClass.RESOURCE, "state": StructureState.QUARANTINED}
     for n in range(5):
-        rejected(author.write, f"the child died by signal {n}", "failed", failure_class=FailureClass.RESOURCE)
+        rejected(author.write, f"the child died by signal {n}", "failed", **aside)
     for n in range(3):
-        rejected(author.write, f"no reply in {n} s", "failed", failure_class=FailureClass.RESOURCE)
+        rejected(author.write, f"no reply in {n} s", "failed", **aside)
     found = failures(author)
     assert [(f["count"], f["cause"], f["answer"]) for f in found] == [
         (5, "failed: the child died by signal …", "set aside"),

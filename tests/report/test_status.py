@@ -84,7 +84,9 @@ def test_contract_keys(campaign):
 def test_counts(campaign):
     status = campaign_status(campaign.store)
     # 1 minimum, 7 bootstrap, and in each of 3 generations 6 sampled and 12 audit labels.
-    assert status["labels"] == {"accepted": 62, "rejected": 1, "failed": 1, "pending": 2, "retracted": 1}
+    assert status["labels"] == {
+        "accepted": 62, "rejected": 1, "failed": 1, "pending": 2, "retracted": 1, "held": 0,
+    }  # fmt: skip
     assert status["labels_by_origin"] == {"minimum": 1, "bootstrap": 7, "sample": 18, "audit": 36}
     assert status["audit_share"] == pytest.approx(36 / 62)
     (total,) = rows(campaign, "select count(*) from structure")[0]
@@ -216,7 +218,7 @@ def test_text(campaign):
     text = status_text(campaign_status(campaign.store))
     lines = text.splitlines()
     assert lines[0] == "water on laptop, running (generation 3)"
-    assert any("62 accepted, 2 pending, 1 rejected, 1 failed" in line for line in lines)
+    assert any("62 accepted, 2 pending, 1 rejected, 1 set aside" in line for line in lines)
     words = next(line for line in lines if "KeyError" in line).split(maxsplit=3)
     assert words[:3] == ["label", "2", "×"]
     assert words[3].startswith("KeyError: 'x' (bug), given up")
