@@ -11,6 +11,7 @@ from hpcal.report.status import campaign_status, newest, pools_of
 from hpcal.store import history, measurements
 from hpcal.store.database import Store
 from hpcal.store.history import CampaignRecord, Counts, EnsembleRecord, RejectionCount
+from hpcal.store.label_audits import AuditSummary, label_audits
 from hpcal.store.measurements import Attempts, Evaluations
 from hpcal.uncertainty.calibration import CalibrationSettings
 
@@ -34,6 +35,7 @@ class ReportData:
         decisions: selections by (decision, rule).
         structure_origins: structures by (origin, state).
         walker_ends: walkers by (sampler, split, generation of birth, state, end reason).
+        label_audits: audits of labels by name.
         attempt_endings: attempts that failed or were lost, by (kind, state, exit reason).
     """
 
@@ -51,6 +53,7 @@ class ReportData:
     structure_origins: Counts
     walker_ends: Counts
     rejections: list[RejectionCount]
+    label_audits: list[AuditSummary]
     attempt_endings: Counts
     events: list[tuple[float, str, str]]
 
@@ -86,6 +89,7 @@ def gather(store: Store) -> ReportData:
             structure_origins=history.structure_origins(session),
             walker_ends=history.walker_ends(session),
             rejections=history.rejections(session),
+            label_audits=label_audits(session),
             attempt_endings=history.attempt_endings(session),
             events=history.events(session, LAST_EVENTS),
         )

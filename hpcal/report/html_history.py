@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from hpcal.report import html_label_audits
 from hpcal.report.data import ReportData
 from hpcal.report.page import Cell, Section, duration, figure, folded, number_of, table, text
 from hpcal.report.pictures import stacked_bars
@@ -15,8 +16,15 @@ from hpcal.store.transitions import WalkerState
 
 
 def sections(data: ReportData) -> list[Section]:
-    """Labels, failures, walkers, machines, events."""
-    return [_labels(data), _failures(data), _walkers(data), _machines(data), _events(data)]
+    """Labels and their audits, failures, walkers, machines, events."""
+    return [
+        _labels(data),
+        html_label_audits.section(data),
+        _failures(data),
+        _walkers(data),
+        _machines(data),
+        _events(data),
+    ]
 
 
 def _labels(data: ReportData) -> Section:
