@@ -59,11 +59,13 @@ def check_potential(
     Energies (M, B) in float64; forces are the mean of the members' and minus the gradient of the
     mean energy; neither padding, companions in the batch, what was asked before, translation,
     rotation nor the order of the atoms matters; features are finite and zero at padding; unknown
-    elements are refused; where it says so, stress and crystals, and the biased evaluation.
+    elements are refused; states of one geometry have energies of their own if it is charge_aware, and
+    one energy if not; where it says so, stress and crystals, and the biased evaluation.
 
     Args:
         potential: one or more members, in float64.
-        structures: two or more structures of its elements, of small molecules or crystals.
+        structures: two or more structures of its elements, of small molecules or crystals; among
+            them one geometry in several charges or multiplicities, to have ``charge_aware`` checked.
         tolerances: the defaults if None.
         seed: of directions and rotations.
         name: how messages call it; by default its class.
@@ -73,6 +75,7 @@ def check_potential(
     """
     from hpcal.testing.biased import check_biased
     from hpcal.testing.crystals import check_crystals
+    from hpcal.testing.states import check_states
 
     if len(structures) < 2 or potential.dtype != torch.float64:
         raise ValueError("check_potential needs two or more structures and a potential in float64")
@@ -89,6 +92,7 @@ def check_potential(
     check.companions(batch, values)
     check.motion(batch, values, rng)
     check.differences(structures, values, rng)
+    check_states(subject, potential, structures, limits)
     if capabilities.periodic:
         check_crystals(subject, potential, structures, limits)
     if capabilities.differentiable:

@@ -20,6 +20,7 @@ from hpcal.core.deadline import Deadline
 from hpcal.core.plugins import Group, find, names
 from hpcal.core.protocols import MemberSpec
 from hpcal.core.structure import Structure
+from hpcal.core.walker import Split
 from hpcal.exchange.extxyz import LabelledFrame, write_labelled
 from hpcal.sampling.relaxation import relax
 from hpcal.testing import (
@@ -109,6 +110,22 @@ def test_generators(name, morse_minimum, morse_forces):
 def test_potentials(name, dataset, mixed, tmp_path):
     settings, steps = entry(POTENTIALS, Group.POTENTIALS, name)
     check_potential_kind(name, settings, dataset, tmp_path, structures=mixed, steps=steps)
+
+
+def test_ani_that_knows_charge_and_spin(dataset, mixed, ensemble_folder, tmp_path):
+    """Each geometry as a molecule and as its cation, which lies 9 eV higher."""
+    labeler_class = find(Group.LABELERS, "teacher")
+    teacher = labeler_class(labeler_class.Settings(model=ensemble_folder))
+    molecules = dataset.structures()[:4]
+    cations = [replace(s, charge=1, multiplicity=2) for s in molecules]
+    labels = [teacher.label(s, Deadline()) for s in molecules]
+    ionised = [replace(label, energy=label.energy + 9.0) for label in labels]
+    splits = [Split(split) for split in dataset.splits[:4]] * 2
+    data = Dataset.of([*molecules, *cations], [*labels, *ionised], splits=splits)
+    shown = [*mixed[:2], *(replace(s, charge=1, multiplicity=2) for s in mixed[:2])]
+    settings, steps = POTENTIALS["ani"]
+    settings = {**settings, "charge_aware": True, "epochs": 2}
+    check_potential_kind("ani", settings, data, tmp_path, structures=shown, steps=steps)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,36 @@ def test_broken_promises(case, members, mixed):
         check_potential(potential, mixed)
 
 
+def says_charge_aware(self):
+    return replace(MorseEnsemble.capabilities(self), charge_aware=True)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (
+            overridden(capabilities=says_charge_aware),
+            "charge_aware tells the states of a geometry apart.*for both charge 0 multiplicity 1 and "
+            "charge 2 multiplicity 3 of H2O",
+        ),
+        (
+            after("energies", lambda e, b: e + 1e-3 * b.charges),
+            "not charge_aware has one.*off by 0.002",
+        ),
+        (after("energies", lambda e, b: e + 1e-3 * b.multiplicities), "one energy.*off by 0.002"),
+    ],
+)
+def test_states_of_a_geometry(cls, message, members, mixed):
+    other = replace(mixed[0], charge=2, multiplicity=3)
+    potential = cls(members, device=torch.device("cpu"), dtype=torch.float64)
+    with pytest.raises(ConformanceError, match=message):
+        check_potential(potential, [*mixed, other])
+
+
+def test_a_potential_that_is_blind_to_states_and_says_so_passes(ensemble, mixed):
+    check_potential(ensemble, [*mixed, replace(mixed[0], charge=2, multiplicity=3)])
+
+
 def test_a_good_potential_passes(ensemble, mixed):
     check_potential(ensemble, mixed)
 
