@@ -12,7 +12,6 @@ from hpcal.store.label_audits import AuditSummary
 UNITS: Final[Mapping[str, str]] = {
     "finite_difference": "eV/Å",
     "other_guess": "eV",
-    "fod": "electrons",
 }
 """Of the values of audits that hpcal's own labelers make; others have none, or a plugin knows it."""
 MEANINGS: Final[Mapping[str, str]] = {
@@ -58,8 +57,13 @@ def _limit(found: AuditSummary) -> str | None:
         return None if found.worst is None else "informs"
     low, high = found.limits
     limits = shown(high) if low == high else f"{shown(low)} to {shown(high)}"
-    return f"{limits} {UNITS.get(found.name, '')}".strip()
+    return _measured(limits, found.name)
 
 
 def _with_unit(name: str, value: float | None) -> str | None:
-    return None if value is None else f"{shown(float(value))} {UNITS.get(name, '')}".strip()
+    return None if value is None else _measured(shown(float(value)), name)
+
+
+def _measured(number: str, name: str) -> str:
+    """A number with the unit of an audit, on one line."""
+    return f"{number}\u00a0{UNITS[name]}" if name in UNITS else number

@@ -89,9 +89,9 @@ def test_the_report_shows_them_with_their_units(campaign: SimpleNamespace):
     words = " ".join(Outline(render_report(gather(campaign.store))).words)
     assert "Audits of labels" in words
     assert "finite_difference force along a random direction against the slope of the energy 3 0" in words
-    assert "0.0042 eV/Å" in words
-    assert "0.0075 eV/Å" in words
-    assert "0.042 electrons" in words
+    assert "0.0042\u00a0eV/Å" in words
+    assert "0.0075\u00a0eV/Å" in words
+    assert "fod N_FOD, electrons in fractional occupations 3 0 0.042 " in words
 
 
 def test_a_campaign_without_audits_says_so(begun: Store):
