@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
-
-import numpy as np
 
 from hpcal.core.protocols import Potential
 from hpcal.core.structure import Structure
@@ -45,13 +44,10 @@ def check_states(
 
 
 def _states_of_one_geometry(one: Structure, other: Structure) -> bool:
-    return (
-        _state(one) != _state(other)
-        and np.array_equal(one.numbers, other.numbers)
-        and np.array_equal(one.positions, other.positions)
-        and one.pbc == other.pbc
-        and (one.cell is None or np.array_equal(one.cell, other.cell))
-    )
+    if _state(one) == _state(other) or len(one) != len(other):
+        return False
+    same_state = replace(other, charge=one.charge, multiplicity=one.multiplicity)
+    return same_state.content_hash == one.content_hash
 
 
 def _state(structure: Structure) -> str:

@@ -14,7 +14,7 @@ from report.test_html import Outline
 from hpcal.core.errors import FailureClass
 from hpcal.core.walker import Split
 from hpcal.report.data import gather
-from hpcal.report.html import render_report
+from hpcal.report.html_label_audits import section
 from hpcal.store.database import Store
 from hpcal.store.label_audits import AuditSummary, label_audits
 from hpcal.store.rows import level_id
@@ -86,8 +86,9 @@ def test_a_code_or_message_with_the_word_is_no_audit(write):
 
 
 def test_the_report_shows_them_with_their_units(campaign: SimpleNamespace):
-    words = " ".join(Outline(render_report(gather(campaign.store))).words)
-    assert "Audits of labels" in words
+    shown = section(gather(campaign.store))
+    words = " ".join(Outline(shown.body).words)
+    assert shown.title == "Audits of labels"
     assert "finite_difference force along a random direction against the slope of the energy 3 0" in words
     assert "0.0042\u00a0eV/Å" in words
     assert "0.0075\u00a0eV/Å" in words
@@ -95,4 +96,4 @@ def test_the_report_shows_them_with_their_units(campaign: SimpleNamespace):
 
 
 def test_a_campaign_without_audits_says_so(begun: Store):
-    assert "No label has been audited yet." in " ".join(Outline(render_report(gather(begun))).words)
+    assert "No label has been audited yet." in " ".join(Outline(section(gather(begun)).body).words)
