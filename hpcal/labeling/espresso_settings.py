@@ -44,7 +44,10 @@ class EspressoSettings(Settings):
     )
     ecutwfc_eV: float = Field(gt=0, description="cutoff of the wave functions")  # noqa: N815
     ecutrho_eV: float | None = Field(  # noqa: N815
-        default=None, gt=0, description="cutoff of the density; by default 4 times that of the wave functions"
+        default=None,
+        gt=0,
+        description="cutoff of the density; by default 4 times that of the wave functions, and to be stated "
+        "for ultrasoft and PAW files",
     )
     kpoints: tuple[int, int, int] | None = Field(
         default=None, description="points of the Monkhorst–Pack grid along each reciprocal vector"

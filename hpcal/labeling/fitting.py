@@ -33,6 +33,8 @@ from hpcal.labeling.basis import ecp_electrons
 
 LIMIT: Final = 0.02
 """eV; sets that were made for a basis set are a tenth of it off."""
+RULE: Final = f"of PySCF, or AutoAux where it is off by {LIMIT} eV"
+"""What becomes part of a fitted level of theory."""
 _NO_SET: Final = (RuntimeError, KeyError, IndexError, ValueError)
 """What PySCF raises where it has no set, or can make none."""
 

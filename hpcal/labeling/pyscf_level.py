@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from hpcal.core.label import LevelOfTheory, Noise
-from hpcal.labeling import hirshfeld
+from hpcal.labeling import fitting, hirshfeld
 from hpcal.labeling.functional import Functional, dispersion_version
 from hpcal.labeling.pyscf_settings import PySCFSettings
 
@@ -62,6 +62,7 @@ def level_of(settings: PySCFSettings, functional: Functional, version: str) -> L
         "cartesian": settings.cartesian,
         "ecp": settings.ecp,
         "density_fit": settings.density_fit,
+        **({"auxiliary": fitting.RULE} if settings.density_fit else {}),
         "dispersion": functional.dispersion,
         "dispersion_version": None if functional.dispersion == "none" else dispersion_version(),
         "conv_tol": settings.conv_tol,
