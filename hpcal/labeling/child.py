@@ -33,6 +33,10 @@ from hpcal.labeling.wire import LENGTH, failure_record, send, settings_of
 
 PR_SET_PDEATHSIG: Final = 1
 MEGABYTE: Final = 1_000_000
+SHARE_OF_LIMIT: Final = 0.8
+"""Part of the memory limit that a labeler is told of, where its settings have ``max_memory_MB``."""
+RESERVED_MB: Final = 3500
+"""By thread. PySCF reserves 3.2 GB of addresses for exact exchange, libraries some more; most is never touched."""
 _HDF5_ERRNO: Final = re.compile(r"\berrno = (\d+)")
 _NO_THREAD: Final = "can't start new thread"
 """What Python says where there is no memory for a stack, or where the user has too many processes."""
@@ -48,7 +52,7 @@ def main(parent: int) -> None:
     if first is None:
         return
     try:
-        labeler = _build(first["labeler"], first["settings"])
+        labeler = _build(first["labeler"], first["settings"], first["memory_MB"])
         take_buffers()
         limit_memory(first["memory_MB"])
         answer: dict[str, Any] = {
@@ -116,8 +120,12 @@ def _answer(labeler: Labeler, request: dict[str, Any]) -> Any:
     return labeler.label(request["structure"], Deadline.after(request["seconds"]))
 
 
-def _build(name: str, settings: dict[str, Any]) -> Labeler:
+def _build(name: str, values: dict[str, Any], memory: float | None) -> Labeler:
     kind = find(Group.LABELERS, name)
+    settings = dict(values)
+    if memory is not None and "max_memory_MB" in kind.Settings.model_fields:
+        most = max(1, int(SHARE_OF_LIMIT * memory))
+        settings["max_memory_MB"] = min(settings.get("max_memory_MB") or most, most)
     labeler: Labeler = kind(settings_of(kind, name, settings))
     return labeler
 
@@ -180,9 +188,14 @@ def take_buffers() -> None:
 
 
 def limit_memory(megabytes: float | None) -> None:
-    """Limits the data segment; private anonymous mappings count, mapped libraries do not."""
+    """Limits the data segment; private anonymous mappings count, mapped libraries do not.
+
+    What PySCF only reserves comes on top of it: the parent looks at what is in use.
+    """
     if megabytes is not None:
-        limit = int(megabytes * MEGABYTE)
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        reserved = RESERVED_MB * threads if "pyscf" in sys.modules else 0
+        limit = int((megabytes + reserved) * MEGABYTE)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 

@@ -25,7 +25,7 @@ from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.label import Audit, Label, LevelOfTheory, Rejection
 from hpcal.core.structure import Structure
 from hpcal.labeling.failures import check_time
-from hpcal.labeling.isolated_end import Ending, has_no_room, wait_for, written_since
+from hpcal.labeling.isolated_end import Ending, has_no_room, memory_of, wait_for, written_since
 from hpcal.labeling.scratch import Scratch
 from hpcal.labeling.wire import LENGTH, failure_of, hello, send
 
@@ -38,6 +38,8 @@ THREAD_VARIABLES: Final = (
 )
 GRACE: Final = 0.5
 """Seconds beyond the deadline in which a labeler may stop by itself and keep its child."""
+LOOK: Final = 0.25
+"""Seconds between looks at the memory of a child that has a limit."""
 START_LIMIT: Final = 300.0
 """Seconds in which a child must be ready, also where no deadline is given; slow file systems."""
 
@@ -64,7 +66,7 @@ class IsolatedLabeler(Closing):
             name: short name of the labeler (entry point ``hpcal.labelers``).
             settings: its settings as JSON values.
             threads: threads that its libraries may use.
-            memory_MB: limit of the child's memory in units of 10⁶ bytes, or None.
+            memory_MB: memory that the child may hold in units of 10⁶ bytes, or None.
             log: file to which its output is appended; thrown away with the scratch directory if None.
         """
         self._hello = hello(name, settings, memory_MB)
@@ -229,20 +231,38 @@ class _Child:
         parts: list[bytes] = []
         end = None if deadline.at is None else deadline.at + GRACE
         while size > 0:
-            wait = None if end is None else max(0.0, end - time.monotonic())
-            readable, _, _ = select.select([fd], [], [], wait)
-            if not readable:
-                raise TaskFailure(
-                    FailureClass.RESOURCE,
-                    "the calculation was ended because its time is up; give the pool a longer walltime, or "
-                    "use a cheaper method",
-                )
+            self._wait(fd, end)
             part = os.read(fd, min(size, 1 << 20))
             if not part:
                 raise self._ending()
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+    def _wait(self, fd: int, end: float | None) -> None:
+        """Waits for something to read. Raises TaskFailure where the time or the memory does not do."""
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            wait = left if self._memory is None else LOOK if left is None else min(LOOK, left)
+            readable, _, _ = select.select([fd], [], [], wait)
+            if readable:
+                return
+            if end is not None and time.monotonic() >= end:
+                raise TaskFailure(
+                    FailureClass.RESOURCE,
+                    "the calculation was ended because its time is up; give the pool a longer walltime, or "
+                    "use a cheaper method",
+                )
+            self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        used = None if self._memory is None else memory_of(self._process.pid)
+        if used is not None and used > (self._memory or 0):
+            raise TaskFailure(
+                FailureClass.RESOURCE,
+                f"the calculation was ended because it is out of memory: it holds {used:.0f} MB, and has "
+                f"{self._memory:.0f}; give the pool more",
+            )
 
     def _ending(self) -> TaskFailure:
         """Why the process ended."""

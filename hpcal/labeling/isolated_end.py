@@ -109,6 +109,15 @@ class Ending:
         return None
 
 
+def memory_of(pid: int) -> float | None:
+    """Memory that a process has for itself now, MB; None where that cannot be told."""
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def wait_for(pid: int) -> tuple[int, float]:
     """Exit code (minus the signal) of a child process that ends, and its peak memory in MB.
 

@@ -163,7 +163,7 @@ def test_rejections_cross_too() -> None:
 
 def test_pyscf_in_a_child_with_checks() -> None:
     settings = {"method": "hf", "basis": "sto-3g"}
-    with make_labeler("pyscf", settings, ChecksSettings(), memory_MB=4000) as labeler:
+    with make_labeler("pyscf", settings, ChecksSettings(), memory_MB=1000) as labeler:
         label = labeler.label(from_ase(molecule("H2O")), Deadline.after(60))
         assert labeler.level.method == "hf"
         assert labeler.label(from_ase(molecule("OH")), Deadline()).code == "parity"
