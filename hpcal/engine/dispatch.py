@@ -29,6 +29,8 @@ class Assignment:
         spool: file that results are appended to.
         log: file for what libraries print.
         scratch: folder for this attempt's own files.
+        temporary: folder for what outlives an attempt on its worker, such as the files of a labeler, or
+            None for the system's own; like ``scratch``, it may hold variables of the node.
         stop_file: its appearance asks for an orderly stop.
         seconds: wall budget, or None.
         steps: budget of steps, or None.
@@ -55,6 +57,7 @@ class Assignment:
     steps: int | None = None
     virtual: bool = False
     size: int = 0
+    temporary: str | None = None
     threads: int = 1
     memory_MB: float | None = None  # noqa: N815
     margin: float = 0.0

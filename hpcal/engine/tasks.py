@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -62,9 +64,11 @@ def run_attempt(assignment: Assignment) -> Report:
         ended = {"start": start, "end": now(), **here(), **how}
         return Report(attempt_id=assignment.attempt_id, message=message, **ended)  # type: ignore[arg-type]
 
-    assignment = replace(assignment, scratch=os.path.expanduser(os.path.expandvars(assignment.scratch)))
+    assignment = replace(assignment, scratch=_on_this_node(assignment.scratch))
     try:
         pin()
+        if assignment.temporary is not None:
+            _keep_temporary_files_in(Path(_on_this_node(assignment.temporary)))
         _carry_out(assignment)
         return report()
     except WorkInterrupted:
@@ -85,6 +89,18 @@ def run_attempt(assignment: Assignment) -> Report:
         return report(text, failure=FailureClass.BUG)
     finally:
         shutil.rmtree(assignment.scratch, ignore_errors=True)
+
+
+def _on_this_node(folder: str) -> str:
+    return os.path.expanduser(os.path.expandvars(folder))
+
+
+def _keep_temporary_files_in(folder: Path) -> None:
+    """Has all of this worker's temporary files go to a folder, apart from those of other hosts."""
+    own = folder / socket.gethostname()
+    own.mkdir(parents=True, exist_ok=True)
+    # Not by TMPDIR: the folder itself may be given as $TMPDIR.
+    tempfile.tempdir = str(own)
 
 
 def _keep(log: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def results(folder: Path, pools: dict[str, Any], *assignments: Assignment) -> li
 def test_a_label_keeps_to_the_memory_of_its_slot(tmp_path: Path) -> None:
     """The 4 GB that PySCF is told of elsewhere would do for these amplitudes of 1.7 GB."""
     pools = {"label": {"mem_per_worker": 0.4}, "share": {"mem_per_node": 1, "max_workers_per_node": 2}}
+    pools["label"]["scratch"] = "$HERE/fast"
+    pools["label"]["environment"] = {"HERE": str(tmp_path)}
     small, share = results(tmp_path, pools, assigned(tmp_path, "label"), assigned(tmp_path, "share"))
     assert (small["failure"], share["failure"]) == ("resource", "resource")
     assert "320 MB may be used" in small["message"]
     assert "400 MB may be used" in share["message"]
+    assert (tmp_path / "fast" / "hpcal-test-slots" / socket.gethostname()).is_dir()

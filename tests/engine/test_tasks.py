@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from hpcal.core.codec import pack
 from hpcal.core.errors import FailureClass, FormatError, InputError
 from hpcal.engine import tasks
 from hpcal.engine.dispatch import Assignment, Report
+from hpcal.engine.work.context import Work
+from hpcal.labeling.scratch import Scratch
 
 
 def too_much() -> Exception:
@@ -26,7 +31,14 @@ def attempt(folder: Path, error: Exception, patch: pytest.MonkeyPatch) -> Report
     def fail(_work: object) -> None:
         raise error
 
-    patch.setattr(tasks, "_function", lambda _kind, _threads: fail)
+    return carried_out(folder, fail, patch)
+
+
+def carried_out(
+    folder: Path, work: Callable[[Work], None], patch: pytest.MonkeyPatch, **slot: object
+) -> Report:
+    """The report of an attempt at this work."""
+    patch.setattr(tasks, "_function", lambda _kind, _threads: work)
     (folder / "inputs").write_bytes(pack({}))
     return tasks.run_attempt(
         Assignment(
@@ -41,8 +53,41 @@ def attempt(folder: Path, error: Exception, patch: pytest.MonkeyPatch) -> Report
             log=str(folder / "log"),
             scratch=str(folder / "scratch"),
             stop_file=str(folder / "stop"),
+            **slot,
         )
     )
+
+
+def test_temporary_files_of_a_labeler_go_to_the_scratch_space_of_its_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))
+    made: list[Path] = []
+
+    def work(_work: Work) -> None:
+        scratch = Scratch()
+        made.append(scratch.path)
+        scratch.remove()
+
+    for folder in (tmp_path / "1", tmp_path / "2"):  # the second finds the variable as it was
+        folder.mkdir()
+        report = carried_out(folder, work, monkeypatch, temporary="$TMPDIR/hpcal-run")
+        assert (report.failure, report.message) == (None, "")
+    assert {path.parent for path in made} == {tmp_path / "node" / "hpcal-run" / socket.gethostname()}
+
+
+def test_where_a_pool_names_no_scratch_the_system_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    found: list[str] = []
+    carried_out(tmp_path, lambda _: found.append(tempfile.gettempdir()), monkeypatch)
+    assert found == [str(tmp_path)]
+
+
+def test_a_scratch_space_that_cannot_be_made_is_a_fault_of_the_node(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "file").touch()
+    report = carried_out(tmp_path, lambda _: None, monkeypatch, temporary=str(tmp_path / "file"))
+    assert report.failure is FailureClass.NODE
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_potentials(name, dataset, mixed, tmp_path):
     check_potential_kind(name, settings, dataset, tmp_path, structures=mixed, steps=steps)
 
 
+@pytest.mark.slow
 def test_ani_that_knows_charge_and_spin(dataset, mixed, ensemble_folder, tmp_path):
     """Each geometry as a molecule and as its cation, which lies 9 eV higher."""
     labeler_class = find(Group.LABELERS, "teacher")
