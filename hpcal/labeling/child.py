@@ -36,7 +36,7 @@ MEGABYTE: Final = 1_000_000
 SHARE_OF_LIMIT: Final = 0.8
 """Part of the memory limit that a labeler is told of, where its settings have ``max_memory_MB``."""
 RESERVED_MB: Final = 3500
-"""By thread. PySCF reserves 3.2 GB of addresses for exact exchange, libraries some more; most is never touched."""
+"""By thread. PySCF reserves 3.2 GB of addresses for exact exchange, libraries some; most stays untouched."""
 _HDF5_ERRNO: Final = re.compile(r"\berrno = (\d+)")
 _NO_THREAD: Final = "can't start new thread"
 """What Python says where there is no memory for a stack, or where the user has too many processes."""
