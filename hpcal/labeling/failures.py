@@ -30,7 +30,7 @@ def as_failure(error: BaseException) -> TaskFailure:
         return TaskFailure(FailureClass.BUG, str(error))
     if isinstance(error, MemoryError):
         return TaskFailure(
-            FailureClass.RESOURCE, f"out of memory: {error or 'an allocation was refused'}; give it more"
+            FailureClass.RESOURCE, f"out of memory: {str(error) or 'an allocation was refused'}; give it more"
         )
     if isinstance(error, OSError) and error.errno in NODE_ERRORS:
         return TaskFailure(FailureClass.NODE, f"the machine failed: {error}")

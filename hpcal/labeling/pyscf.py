@@ -41,6 +41,8 @@ SHARE_OF_LIMIT: Final = 0.8
 """Part of a memory limit that PySCF is told of; it takes its own limit as advice."""
 UNLIMITED_MB: Final = 4000
 """What PySCF is told of where neither the settings nor the slot say how much there is."""
+_NO_ORBITALS: Final = ("Ill geometry", "Failed to assign mo_occ")
+"""How PySCF's exceptions begin where atoms or basis functions coincide, or are too few."""
 
 
 class PySCF:
@@ -84,7 +86,7 @@ class PySCF:
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
         """A label, or why there is none.
 
-        Codes of rejections: ``parity``, ``element``, ``scf_not_converged``, ``state_check_failed``,
+        Codes of rejections: ``parity``, ``element``, ``no_orbitals``, ``scf_not_converged``, ``state_check_failed``,
         ``lower_state``, ``lower_multiplicity``, ``correlation_not_converged``,
         ``response_not_converged``, ``no_core``.
 
@@ -99,7 +101,10 @@ class PySCF:
         messages = io.StringIO()
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
-            result = _Calculation(self, structure, deadline, messages).run()
+            try:
+                result = _Calculation(self, structure, deadline, messages).run()
+            except RuntimeError as error:
+                result = self._no_orbitals(structure, error)
         lines = [line.strip() for line in messages.getvalue().splitlines()]
         # The gap is in the diagnostics. PySCF 2.14 warns of every open shell, as it takes the
         # empty alpha orbital from among the beta ones.
@@ -150,6 +155,18 @@ class PySCF:
                 "density_fit: false, or use a basis set of the def2 family"
             )
         return problem
+
+    def _no_orbitals(self, structure: Structure, error: RuntimeError) -> Rejection:
+        """The rejection of a structure that PySCF has no orbitals for; raises what it does not know."""
+        if not str(error).startswith(_NO_ORBITALS):
+            raise error
+        return Rejection(
+            failure_class=FailureClass.INPUT,
+            code="no_orbitals",
+            message=f"{self._settings.basis} has too few independent orbitals for the electrons of "
+            f"{structure.formula}, charge {structure.charge}, multiplicity {structure.multiplicity} ({error}): "
+            "atoms that nearly coincide, or a basis set that is too small for this charge and multiplicity",
+        )
 
     def _no_charges(self, structure: Structure) -> str:
         """Why a scheme of charges cannot be had of a structure, or nothing."""

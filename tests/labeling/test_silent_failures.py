@@ -82,6 +82,21 @@ def test_atoms_in_one_place_give_no_label_where_overlaps_are_allowed() -> None:
     assert refused.failure_class is FailureClass.PHYSICS
 
 
+@pytest.mark.parametrize(
+    "structure",
+    [
+        atom(2, multiplicity=3),
+        atom(2, charge=-2),
+        Structure(numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 1e-6]]),
+        Structure(numbers=[8, 8], positions=[[0, 0, 0], [0, 0, 1e-4]], multiplicity=3),
+    ],
+)
+def test_electrons_without_orbitals_turn_a_structure_away_and_stop_no_stage(structure: Structure) -> None:
+    refused = checked(structure, {"overlap": "allow"})
+    assert isinstance(refused, Rejection)
+    assert (refused.code, refused.failure_class) == ("no_orbitals", FailureClass.INPUT)
+
+
 def test_what_cannot_fit_into_memory_is_refused_before_it_begins() -> None:
     source = PySCF(PySCFSettings(method="ccsd", basis="cc-pvtz", max_memory_MB=300))
     with pytest.raises(TaskFailure, match="300 MB may be used") as failure:
