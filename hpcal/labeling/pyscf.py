@@ -86,8 +86,8 @@ class PySCF:
     def label(self, structure: Structure, deadline: Deadline) -> Label | Rejection:
         """A label, or why there is none.
 
-        Codes of rejections: ``parity``, ``element``, ``no_orbitals``, ``scf_not_converged``, ``state_check_failed``,
-        ``lower_state``, ``lower_multiplicity``, ``correlation_not_converged``,
+        Codes of rejections: ``parity``, ``element``, ``no_orbitals``, ``scf_not_converged``,
+        ``state_check_failed``, ``lower_state``, ``lower_multiplicity``, ``correlation_not_converged``,
         ``response_not_converged``, ``no_core``.
 
         Raises:
@@ -163,8 +163,8 @@ class PySCF:
         return Rejection(
             failure_class=FailureClass.INPUT,
             code="no_orbitals",
-            message=f"{self._settings.basis} has too few independent orbitals for the electrons of "
-            f"{structure.formula}, charge {structure.charge}, multiplicity {structure.multiplicity} ({error}): "
+            message=f"{self._settings.basis} has too few independent orbitals for {structure.formula} of charge "
+            f"{structure.charge} and multiplicity {structure.multiplicity} ({error}): "
             "atoms that nearly coincide, or a basis set that is too small for this charge and multiplicity",
         )
 
