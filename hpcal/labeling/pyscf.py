@@ -163,8 +163,8 @@ class PySCF:
         return Rejection(
             failure_class=FailureClass.INPUT,
             code="no_orbitals",
-            message=f"{self._settings.basis} has too few independent orbitals for {structure.formula} of charge "
-            f"{structure.charge} and multiplicity {structure.multiplicity} ({error}): "
+            message=f"{self._settings.basis} has too few independent orbitals for {structure.formula} of "
+            f"charge {structure.charge} and multiplicity {structure.multiplicity} ({error}): "
             "atoms that nearly coincide, or a basis set that is too small for this charge and multiplicity",
         )
 
