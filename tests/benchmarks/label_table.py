@@ -1,4 +1,4 @@
-"""Time, memory and noise of the main levels on water, ethanol and glycine, as a table in Markdown.
+"""Time, memory and noise of the main levels, and the price of checks, on water, ethanol and glycine.
 
 By hand: ``PYTHONPATH=tests OMP_NUM_THREADS=1 python tests/benchmarks/label_table.py``. The fine
 references of the noise take most of its half hour. Each level and molecule has a process of its
@@ -11,7 +11,7 @@ import multiprocessing
 import resource
 import sys
 
-from support.label_levels import LEVELS, SMILES, deviation, labelled, molecule, pyscf
+from support.label_levels import LEVELS, SMILES, deviation, labelled, molecule, price, pyscf
 
 from hpcal.labeling.xtb import XTB, XTBSettings
 
@@ -41,6 +41,12 @@ def noise(level: str, name: str) -> str:
 
 
 def main() -> None:
+    for name in SMILES:
+        found = price(name)
+        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found.shares.items())
+        print(
+            f"{name}: {found.seconds:.2f} s, {shares}, by default {100 * found.by_default:.0f} %", flush=True
+        )
     print("| level | molecule | s | MB | noise, meV/atom (declared) | noise, meV/Å (declared) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for level in ("GFN2-xTB", *LEVELS):

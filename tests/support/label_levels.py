@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +13,8 @@ import numpy as np
 from hpcal.core.deadline import Deadline
 from hpcal.core.label import Label
 from hpcal.core.structure import Structure
+from hpcal.labeling.audits import finite_difference
+from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
 from hpcal.labeling.pyscf import PySCF
 from hpcal.labeling.pyscf_settings import PySCFSettings
 from hpcal.sampling.conformers import ConformerSettings, enumerate_conformers
@@ -27,6 +31,8 @@ LEVELS: Final[dict[str, dict[str, Any]]] = {
         "density_fit": True,
     },
 }
+AUDITS: Final = ("finite_difference", "other_guess", "stability")
+"""Those that are made by default."""
 FINE: Final = {"density_fit": False, "grid_level": 6, "grid_response": True, "conv_tol": 1e-11}
 
 
@@ -73,3 +79,40 @@ def deviation(settings: dict[str, Any], structure: Structure, count: int) -> tup
         forces.append(a.forces - b.forces)
     spread = np.array(energies) - np.mean(energies)
     return float(np.sqrt(np.mean(spread**2))), float(np.sqrt(np.mean(np.array(forces) ** 2)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What checks of a label cost.
+
+    Attributes:
+        seconds: of the processor, of an unchecked label.
+        shares: of that, by check.
+        by_default: share of what is done by default, audits by the share of labels that has them.
+    """
+
+    seconds: float
+    shares: dict[str, float]
+    by_default: float
+
+
+def price(name: str) -> Price:
+    """The price of each check of a label at PBE0/def2-SVP with density fitting."""
+    settings = {"method": "pbe0", "basis": "def2-svp", "density_fit": True}
+    structure, plain = molecule(name), pyscf(**settings, reference="rks_unchecked")
+    source = pyscf(**settings)
+    labelled(plain, structure)
+    _, unchecked = labelled(plain, structure)
+    label, checked = labelled(source, structure)
+    _, gated = labelled(CheckedLabeler(source, ChecksSettings(audit_share=0.0)), structure)
+    shares = {
+        "search for the lowest state": (checked - unchecked) / unchecked,
+        "checks before and after": (gated - checked) / unchecked,
+    }
+    audits = {"finite_difference": partial(finite_difference, source, structure, label, Deadline())}
+    for audit in ("other_guess", "stability", "fod"):
+        audits[audit] = partial(source.audit, audit, structure, label, Deadline())
+    shares |= {audit: timed(made)[1] / unchecked for audit, made in audits.items()}
+    sampled = ChecksSettings().audit_share * sum(shares[audit] for audit in AUDITS)
+    by_default = shares["search for the lowest state"] + shares["checks before and after"] + sampled
+    return Price(seconds=unchecked, shares=shares, by_default=by_default)
