@@ -302,6 +302,7 @@ def test_completions(tmp_path):
         ids = list(bulk.add_structures(session, data, origin="bootstrap", state=StructureState.CLAIMED))
         rows = [tasks.add_task(session, "label", "label", {"structure_ids": [i]}, units=1) for i in ids]
         attempts = [tasks.dispatch(session, row, epoch=store.epoch, executor="label") for row in rows]
+        session.flush()
         for attempt in attempts:
             attempt.spool = f"tasks/{attempt.id}.spool"
         attempt_ids = [attempt.id for attempt in attempts]
