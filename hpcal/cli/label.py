@@ -102,11 +102,6 @@ def _rejected(result: Rejection) -> str:
     return f"rejected ({result.failure_class}, {result.code}): {result.message}"
 
 
-def _set_aside(result: Rejection) -> bool:
-    """Whether a campaign would set the structure aside for a person instead of rejecting it."""
-    return result.quarantine or result.failure_class is FailureClass.INPUT
-
-
 @dataclass(kw_only=True)
 class Run:
     """The results of this call and of earlier ones.
@@ -278,7 +273,7 @@ class Run:
                 "status": "rejected",
                 "failure_class": str(result.failure_class),
                 "code": result.code,
-                "quarantine": _set_aside(result),
+                "quarantine": result.set_aside,
                 "message": result.message,
                 "diagnostics": dict(result.diagnostics),
                 "qm_calls": result.qm_calls,

@@ -208,6 +208,11 @@ class Rejection:
     qm_calls: int = 0
     quarantine: bool = False
 
+    @property
+    def set_aside(self) -> bool:
+        """Whether the structure is set aside for a person to look at."""
+        return self.quarantine or self.failure_class is FailureClass.INPUT
+
 
 def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> FloatArray:
     """A value as a frozen array of a shape in which -1 stands for any length."""

@@ -117,8 +117,7 @@ def _turn_away(result: _Result, rejection: Rejection) -> None:
     labels.add_rejection(
         done.session, structure_id, rejection, level_id=done.context.level_id, attempt_id=done.attempt.id
     )
-    set_aside = rejection.quarantine or rejection.failure_class is FailureClass.INPUT
-    new = StructureState.QUARANTINED if set_aside else StructureState.REJECTED
+    new = StructureState.QUARANTINED if rejection.set_aside else StructureState.REJECTED
     structures.move(done.session, [structure_id], new, reason=f"{rejection.code}: {rejection.message}")
 
 

@@ -34,7 +34,7 @@ from hpcal.labeling.wire import LENGTH, failure_record, send, settings_of
 PR_SET_PDEATHSIG: Final = 1
 MEGABYTE: Final = 1_000_000
 SHARE_OF_LIMIT: Final = 0.8
-"""Part of the memory limit that a labeler is told of, where its settings have ``max_memory_MB``."""
+"""Part of a memory limit that a labeler is told of as its ``max_memory_MB``; PySCF takes that as advice."""
 RESERVED_MB: Final = 3500
 """By thread. PySCF reserves 3.2 GB of addresses for exact exchange, libraries some; most stays untouched."""
 _HDF5_ERRNO: Final = re.compile(r"\berrno = (\d+)")

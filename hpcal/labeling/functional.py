@@ -72,6 +72,13 @@ class Functional:
 
         return not self.hartree_fock and bool(libxc.xc_type(self.name) == "MGGA")
 
+    @property
+    def exact_exchange(self) -> float:
+        """Share of exact exchange; of range-separated functionals, that at short range."""
+        from pyscf.dft.numint import NumInt
+
+        return 1.0 if self.hartree_fock else float(NumInt().rsh_and_hybrid_coeff(self.name)[2])
+
     def grid(self, stated: int | None) -> int:
         """Level of the integration grid: as stated, or one that suits the functional."""
         return stated if stated is not None else META_GRID if self.meta else GRID

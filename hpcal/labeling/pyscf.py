@@ -25,7 +25,7 @@ from hpcal.labeling.audits import FINITE_DIFFERENCE
 from hpcal.labeling.basis import BasisSet
 from hpcal.labeling.charges import obstacle, partial_charges, quadrupole
 from hpcal.labeling.checks import parity
-from hpcal.labeling.child import MEGABYTE
+from hpcal.labeling.child import MEGABYTE, SHARE_OF_LIMIT
 from hpcal.labeling.correlated import correlate
 from hpcal.labeling.failures import check_time
 from hpcal.labeling.fitting import LIMIT, unfitted
@@ -37,8 +37,6 @@ from hpcal.labeling.pyscf_settings import PySCFSettings
 from hpcal.labeling.reference import CLOSED, MULTIPLICITY_MARGIN, Found
 from hpcal.labeling.scf import Climb, climb
 
-SHARE_OF_LIMIT: Final = 0.8
-"""Part of a memory limit that PySCF is told of; it takes its own limit as advice."""
 UNLIMITED_MB: Final = 4000
 """What PySCF is told of where neither the settings nor the slot say how much there is."""
 _NO_ORBITALS: Final = ("Ill geometry", "Failed to assign mo_occ")

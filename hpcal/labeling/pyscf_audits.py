@@ -134,7 +134,7 @@ def _fod(case: _Case) -> Audit:
 
     molecule = case.molecule()
     field = case.fields.full(molecule, case.watch, unrestricted=True)
-    kelvin = FOD_KELVIN + FOD_KELVIN_PER_EXCHANGE * _exact_exchange(case.fields, field)
+    kelvin = FOD_KELVIN + FOD_KELVIN_PER_EXCHANGE * case.fields.functional.exact_exchange
     # One Fermi level for both spins would pair the electrons of an open shell.
     field = addons.smearing_(field, sigma=kelvin * KELVIN, method="fermi", fix_spin=True)
     field.kernel()
@@ -143,14 +143,6 @@ def _fod(case: _Case) -> Audit:
     inside = np.stack([order < n for n in molecule.nelec])
     value = float((1 - occupied[inside]).sum() + occupied[~inside].sum()) if field.converged else None
     return Audit(name="fod", passed=True, value=value, qm_calls=1)
-
-
-def _exact_exchange(fields: Fields, field: Any) -> float:
-    """Share of exact exchange; of range-separated functionals, that at short range."""
-    if fields.functional.hartree_fock:
-        return 1.0
-    _, _, hybrid = field._numint.rsh_and_hybrid_coeff(fields.functional.name, spin=1)
-    return float(hybrid)
 
 
 def _t1(case: _Case) -> Audit:

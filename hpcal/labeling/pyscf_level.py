@@ -111,9 +111,6 @@ def _grid_noise(level: int, functional: Functional) -> Noise:
 
 def _fitting_error(basis: str, functional: Functional) -> float:
     """eV/atom; at long range exchange is smooth and fitted well."""
-    from pyscf.dft.numint import NumInt
-
     if basis.strip().lower().startswith("sto"):
         return FITTED_MINIMAL
-    exchange = 1.0 if functional.hartree_fock else float(NumInt().rsh_and_hybrid_coeff(functional.name)[2])
-    return FITTED_COULOMB + exchange * FITTED_EXCHANGE
+    return FITTED_COULOMB + functional.exact_exchange * FITTED_EXCHANGE

@@ -11,14 +11,13 @@ from hpcal.core.errors import ConfigurationError
 from hpcal.sites.block_end import BLOCK_END
 from hpcal.sites.dialect import fault_of_words, unheeded_by_pbs
 from hpcal.sites.pool import ControllerJob
-from hpcal.sites.schema import Site
+from hpcal.sites.schema import LEAST_WORK_S, Site
 from hpcal.sites.worker_init import interpreter, job_init
 
 FOLDER: Final = "controller"
 MODULE: Final = "hpcal.cli.controller_job"
 """What a controller job runs, with the campaign's folder and the number of the job."""
 NUMBER: Final = "@NUMBER@"
-_LEAST_WORK_S: Final = 30
 
 
 def controller_of(site: Site) -> tuple[ControllerJob, str]:
@@ -51,7 +50,7 @@ def _fault_of(job: ControllerJob, kind: str) -> str | None:
         )
     if job.walltime_s is None:
         return 'walltime is missing: the job has a limit, such as "24:00:00"'
-    if job.walltime_s < job.walltime_margin + _LEAST_WORK_S:
+    if job.walltime_s < job.walltime_margin + LEAST_WORK_S:
         return (
             f"walltime {job.walltime} less walltime_margin ({job.walltime_margin} s) leaves no time to work; "
             "give a longer walltime"

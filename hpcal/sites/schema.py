@@ -22,7 +22,8 @@ from hpcal.sites.variables import filled, used
 REQUIRED_POOLS: Final = ("label", "sample", "train")
 _STANDS_IN: Final = {"score": "sample"}
 _POOL_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
-_LEAST_WORK_S: Final = 30
+LEAST_WORK_S: Final = 30
+"""Seconds of work that a batch job must have room for."""
 _SUFFIXES: Final = (".yaml", ".yml", ".py")
 
 
@@ -200,7 +201,7 @@ def _fault_of(pool: Pool, kind: str) -> str | None:
         return None
     if pool.walltime is None:
         return f'walltime is missing: a {kind} job has a limit, such as "04:00:00"'
-    if (pool.walltime_s or 0) - 2 * pool.walltime_margin < _LEAST_WORK_S:
+    if (pool.walltime_s or 0) - 2 * pool.walltime_margin < LEAST_WORK_S:
         return (
             f"walltime {pool.walltime} less twice walltime_margin ({pool.walltime_margin} s) leaves no time: "
             "a block takes no new tasks in its last two margins; give a longer walltime or a shorter margin"
