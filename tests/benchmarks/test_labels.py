@@ -14,6 +14,8 @@ pytestmark = pytest.mark.benchmark
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_no_noisier_than_it_declares(level: str) -> None:
+    if "dispersion" in LEVELS[level]:
+        pytest.importorskip("pyscf.dispersion", reason="needs pyscf-dispersion")
     declared = pyscf(**LEVELS[level]).level.noise
     assert declared is not None
     energy, force = deviation(LEVELS[level], molecule("water"), 4)
