@@ -12,7 +12,6 @@ lose writes in destructors, where Python only prints the error.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import re
 import resource
@@ -91,7 +90,7 @@ def machine_failure(error: BaseException | None) -> TaskFailure | None:
         return None
     told = _HDF5_ERRNO.search(str(error))
     number = int(told[1]) if told else getattr(error, "errno", None)
-    if number not in NODE_ERRORS | {errno.EFBIG}:
+    if number not in NODE_ERRORS:
         return None
     return TaskFailure(FailureClass.NODE, f"the machine failed: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import traceback
 from typing import Final
 
@@ -10,9 +11,21 @@ from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, HpcalError, InputError, TaskFailure
 
 NODE_ERRORS: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN}
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN}
 )
 """Faults of the machine (disk full, quota, broken file system), not of the calculation."""
+_SIGNALS: Final[dict[int, tuple[FailureClass, str]]] = {
+    signal.SIGKILL: (FailureClass.RESOURCE, "most likely out of memory; give the pool more"),
+    signal.SIGXCPU: (FailureClass.RESOURCE, "its limit of processor time was reached"),
+    signal.SIGSEGV: (FailureClass.PHYSICS, "it crashed on this structure"),
+    signal.SIGABRT: (FailureClass.PHYSICS, "it gave up on this structure"),
+    signal.SIGFPE: (FailureClass.PHYSICS, "it failed in its arithmetic on this structure"),
+}
+
+
+def killed_by(number: int) -> tuple[FailureClass, str]:
+    """The class of an ending by a signal, and its likely cause."""
+    return _SIGNALS.get(number, (FailureClass.NODE, "it was ended from outside"))
 
 
 def as_failure(error: BaseException) -> TaskFailure:

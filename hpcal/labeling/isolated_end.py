@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from hpcal.core.errors import FailureClass, TaskFailure
+from hpcal.labeling.failures import killed_by
 
 NO_ROOM: Final = 65536
 """Bytes; a file system with fewer left is full."""
@@ -40,13 +41,6 @@ LOG_TAIL: Final = 2000
 _LOG_READ: Final = 100_000
 _MODULES: Final = "Extension modules:"
 """Begins a line of Python's fault handler that names every compiled module and no cause."""
-_CLASSES: Final[dict[int, tuple[FailureClass, str]]] = {
-    signal.SIGKILL: (FailureClass.RESOURCE, "most likely out of memory; give the pool more"),
-    signal.SIGXCPU: (FailureClass.RESOURCE, "its limit of processor time was reached"),
-    signal.SIGSEGV: (FailureClass.PHYSICS, "the code crashed on this structure"),
-    signal.SIGABRT: (FailureClass.PHYSICS, "the code gave up on this structure"),
-    signal.SIGFPE: (FailureClass.PHYSICS, "the code failed in its arithmetic on this structure"),
-}
 _AMBIGUOUS: Final = frozenset({signal.SIGSEGV, signal.SIGABRT})
 _FULL: Final = ("no space left on device", "disk quota exceeded", "file too large")
 _MEMORY: Final = re.compile(
@@ -84,7 +78,7 @@ class Ending:
             how = f"exited with status {self.code} without a reply"
             how += f" ({cause})" if cause else ""
             return TaskFailure(failure_class, f"the labelling process {how}{tail}")
-        failure_class, cause = _CLASSES.get(-self.code, (FailureClass.NODE, "it was ended from outside"))
+        failure_class, cause = killed_by(-self.code)
         if known is not None and -self.code in _AMBIGUOUS:
             failure_class, cause = known
         with contextlib.suppress(ValueError):

@@ -25,6 +25,7 @@ from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, TaskFailure
 from hpcal.core.launch import RankLauncher, child_environment
 from hpcal.labeling.child import MEGABYTE, PR_SET_PDEATHSIG
+from hpcal.labeling.failures import killed_by
 
 END_SECONDS: Final = 2.0
 """Seconds that a program has to end by itself, before it is killed; less where little time is left."""
@@ -130,16 +131,7 @@ def run(call: Call, folder: Path, deadline: Deadline, watch: Watch | None = None
 
 def signal_failure(number: int, name: str) -> tuple[FailureClass, str]:
     """The class of an ending by a signal, and a sentence on it."""
-    causes = {
-        signal.SIGKILL: (FailureClass.RESOURCE, "most likely out of memory; give the pool more"),
-        signal.SIGXCPU: (FailureClass.RESOURCE, "its limit of processor time was reached"),
-        signal.SIGSEGV: (FailureClass.PHYSICS, "it crashed on this structure"),
-        signal.SIGABRT: (FailureClass.PHYSICS, "it gave up on this structure"),
-        signal.SIGFPE: (FailureClass.PHYSICS, "it failed in its arithmetic on this structure"),
-    }
-    failure_class, cause = causes.get(
-        signal.Signals(number), (FailureClass.NODE, "it was ended from outside")
-    )
+    failure_class, cause = killed_by(number)
     return failure_class, f"{name} was killed by {signal.Signals(number).name}: {cause}"
 
 
