@@ -34,7 +34,7 @@ from hpcal.labeling.pyscf_audits import AUDITS, audit
 from hpcal.labeling.pyscf_fields import Fields
 from hpcal.labeling.pyscf_level import level_of
 from hpcal.labeling.pyscf_settings import PySCFSettings
-from hpcal.labeling.reference import CLOSED, MULTIPLICITY_MARGIN, Found
+from hpcal.labeling.reference import CLOSED, LOST, MULTIPLICITY_MARGIN, Found
 from hpcal.labeling.scf import Climb, climb
 
 UNLIMITED_MB: Final = 4000
@@ -203,6 +203,8 @@ class _Calculation:
         if climbed.rung is None:
             return self._not_converged(climbed)
         diagnostics = self._diagnostics(climbed, found)
+        if structure.multiplicity == 1 and found.lowering > LOST and not diagnostics["broken_symmetry"]:
+            return self._lost(found)
         check_time(self._deadline)
         if fields.functional.correlation:
             return self._correlated_label(climbed.field, diagnostics)
@@ -238,6 +240,18 @@ class _Calculation:
             return None
         return Rejection(
             failure_class=FailureClass.PHYSICS, code=code, message=problem, qm_calls=1, quarantine=True
+        )
+
+    def _lost(self, found: Found) -> Rejection:
+        """The rejection where the expensive field went back to the higher state."""
+        return Rejection(
+            failure_class=FailureClass.PHYSICS,
+            code="state_check_failed",
+            message=f"{self._structure.formula} has a state of broken symmetry "
+            f"{found.lowering * HARTREE:.3f} eV below the restricted one, and the calculation that began "
+            "there ended in the restricted one",
+            qm_calls=1,
+            quarantine=True,
         )
 
     def _watch(self, _: Any) -> None:

@@ -36,6 +36,8 @@ from hpcal.labeling.scf import Climb, climb
 
 LOWER: Final = 5e-6
 """Hartree by which a second solution must be lower to be taken: half of what a label may be off."""
+LOST: Final = 5e-5
+"""Hartree of a lowering that is no matter of the scouts' coarse grid, so that a label must show it."""
 MULTIPLICITY_MARGIN: Final = 1e-3
 """Hartree by which a triplet must be lower to call a broken singlet a wrong multiplicity."""
 CLOSED: Final = 1e-3

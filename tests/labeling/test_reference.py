@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from hpcal.core.units import BOHR, HARTREE
 from hpcal.labeling.audits import finite_difference
 from hpcal.labeling.checks import CheckedLabeler, ChecksSettings
 from hpcal.labeling.pyscf import PySCF
+from hpcal.labeling.pyscf_fields import Fields
 from hpcal.labeling.pyscf_settings import PySCFSettings
+from hpcal.labeling.reference import Found
 
 FINE = {"method": "pbe0", "basis": "def2-svp"}
 
@@ -104,6 +107,21 @@ def test_a_broken_bond_is_labelled_or_set_aside_by_policy() -> None:
 
 
 @pytest.mark.slow
+def test_a_lower_state_that_the_calculation_loses_gives_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The density that it starts from is put back to that of a closed shell."""
+    found = Fields.search
+
+    def closed(self: Fields, *args: Any) -> Found:
+        lower = found(self, *args)
+        assert lower.density is not None
+        return replace(lower, density=np.array([0.5 * lower.density.sum(axis=0)] * 2))
+
+    monkeypatch.setattr(Fields, "search", closed)
+    refused = rejection(pair(1, 1, 2.5), lower_multiplicity="accept")
+    assert (refused.failure_class, refused.code) == (FailureClass.PHYSICS, "state_check_failed")
+    assert refused.set_aside
+
+
 def test_several_bonds_break_at_once() -> None:
     """Far apart a molecule is its atoms; one pair of mixed orbitals leaves N2 electronvolts above them."""
     atom = label(molecule([7], [[0, 0, 0]], multiplicity=4)).energy
