@@ -40,6 +40,8 @@ _ENDS: Final = {
     "NODE_FAIL": End.LOST,
     "BOOT_FAIL": End.LOST,
     "FAILED": End.FAILED,
+    "LAUNCH_FAILED": End.FAILED,
+    "RECONFIG_FAIL": End.FAILED,
     "OUT_OF_MEMORY": End.FAILED,
 }
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.block_end import BLOCK_END
-from hpcal.sites.dialect import fault_of_words, unheeded_by_pbs
+from hpcal.sites.dialect import fault_of_words, option_lines, unheeded_by_pbs
 from hpcal.sites.pool import ControllerJob
 from hpcal.sites.schema import LEAST_WORK_S, Site
 from hpcal.sites.worker_init import interpreter, job_init
@@ -81,7 +81,7 @@ def controller_script(site: Site, root: Path, number: int | str = NUMBER) -> str
     lines = [
         "#!/bin/bash",
         *asked,
-        *filter(None, (line.strip() for line in job.scheduler_options.splitlines())),
+        *option_lines(job.scheduler_options),
         "",
         f"export {BLOCK_END}=$(( $(date +%s) + {job.walltime_s} ))",
         f'if [ -n "${{SLURM_JOB_END_TIME:-}}" ]; then export {BLOCK_END}=$SLURM_JOB_END_TIME; fi',

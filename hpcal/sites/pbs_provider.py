@@ -12,7 +12,7 @@ from parsl.providers import PBSProProvider
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.blocks import BatchScript, SchedulerBlocks
-from hpcal.sites.dialect import unheeded_by_pbs
+from hpcal.sites.dialect import option_lines, unheeded_by_pbs
 from hpcal.sites.pbs_commands import PBS
 from hpcal.sites.scheduler import Job, Scheduler
 
@@ -97,7 +97,7 @@ class PBSBlocks(SchedulerBlocks, PBSProProvider):  # type: ignore[misc]  # Parsl
         lines = [
             "#!/bin/bash",
             *(f"#PBS {name}{'' if name.endswith('=') else ' '}{value}" for name, value in asked.items()),
-            *filter(None, (line.strip() for line in self.scheduler_options.splitlines())),
+            *option_lines(self.scheduler_options),
             "",
             f"cd {shlex.quote(str(base.parent))}",  # PBS starts jobs in the home folder
             *self._variables(job_name),

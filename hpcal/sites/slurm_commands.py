@@ -25,13 +25,18 @@ _ENDED: Final = frozenset(
         "COMPLETED",
         "DEADLINE",
         "FAILED",
+        "LAUNCH_FAILED",
         "NODE_FAIL",
         "OUT_OF_MEMORY",
         "PREEMPTED",
+        "RECONFIG_FAIL",
         "REVOKED",
         "TIMEOUT",
     }
 )
+"""A job of ours that cannot be launched has ended, because it is handed in with ``--no-requeue``. What
+is in neither set (held, requeued, nodes that are yet to boot) waits.
+"""
 _NOTHING: Final = frozenset({"", "None", "(null)"})
 _UNKNOWN_ID: Final = "invalid job id"
 _REFUSALS: Final = re.compile(

@@ -12,6 +12,7 @@ from parsl.providers import SlurmProvider
 
 from hpcal.core.errors import ConfigurationError
 from hpcal.sites.blocks import BatchScript, SchedulerBlocks
+from hpcal.sites.dialect import option_lines
 from hpcal.sites.scheduler import Job, Scheduler
 from hpcal.sites.slurm_commands import Slurm
 
@@ -79,7 +80,7 @@ class SlurmBlocks(SchedulerBlocks, SlurmProvider):  # type: ignore[misc]  # Pars
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH --{option}" for option in self._asked(script)),
-            *filter(None, (line.strip() for line in self.scheduler_options.splitlines())),
+            *option_lines(self.scheduler_options),
             "",
             *self._variables(job_name),
             self.worker_init,

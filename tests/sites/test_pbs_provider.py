@@ -144,6 +144,7 @@ def test_an_account_with_a_blank_is_not_sent(tmp_path: Path) -> None:
         ("#PBS -N mine", "PBS would not heed"),
         ("#PBS -q debug", "PBS would not heed"),
         ("module load conda", "belong in worker_init"),
+        ("#PSB -W umask=027", "is no `#PBS` line"),
     ],
 )
 def test_scheduler_options_that_would_do_nothing(tmp_path: Path, line: str, fault: str) -> None:

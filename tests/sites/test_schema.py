@@ -91,6 +91,10 @@ def test_a_walltime_in_seconds(tmp_path: Path) -> None:
             'kind: slurm\nwalltime: "01:00:00"\nscheduler_options: --reservation=x\n' + MINIMAL,
             r"'--reservation=x', which is no `#SBATCH` line",
         ),
+        (
+            'kind: slurm\nwalltime: "01:00:00"\nscheduler_options: "#SBTACH --reservation=x"\n' + MINIMAL,
+            r"'#SBTACH --reservation=x', which is no `#SBATCH` line",
+        ),
         ('kind: slurm\nqueue: q\nwalltime: "01:00:00"\n' + MINIMAL, r"queue is PBS's word; on Slurm"),
         ('kind: pbs\nqos: q\nwalltime: "01:00:00"\n' + MINIMAL, r"are Slurm's words; on PBS give queue"),
         ("account: a b\n" + MINIMAL, r":1: account: must be one word.*given: 'a b'"),

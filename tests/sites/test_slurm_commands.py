@@ -171,6 +171,40 @@ def test_look_reads_states_reasons_codes_and_marks(commands: Commands) -> None:
     assert not commands.calls("scontrol")
 
 
+# As in Slurm's page "Job State Codes", states and flags.
+WAITING = [
+    "PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+]  # fmt: skip
+AT_WORK = ["RUNNING", "SUSPENDED", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"]
+OVER = {
+    "COMPLETED": End.NORMAL,
+    "TIMEOUT": End.TIMEOUT,
+    "DEADLINE": End.TIMEOUT,
+    "CANCELLED": End.CANCELLED,
+    "REVOKED": End.CANCELLED,
+    "PREEMPTED": End.LOST,
+    "NODE_FAIL": End.LOST,
+    "BOOT_FAIL": End.LOST,
+    "FAILED": End.FAILED,
+    "OUT_OF_MEMORY": End.FAILED,
+    "LAUNCH_FAILED": End.FAILED,
+    "RECONFIG_FAIL": End.FAILED,
+}
+
+
+def test_every_documented_state_is_understood(commands: Commands) -> None:
+    states = [*WAITING, *AT_WORK, *OVER]
+    commands.says("squeue", "".join(row(str(n), state) for n, state in enumerate(states)))
+    jobs = dict(zip(states, Slurm().look([str(n) for n in range(len(states))]).values(), strict=True))
+    assert {state: jobs[state].state for state in states} == {
+        **dict.fromkeys(WAITING, SchedulerState.PENDING),
+        **dict.fromkeys(AT_WORK, SchedulerState.RUNNING),
+        **dict.fromkeys(OVER, SchedulerState.ENDED),
+    }
+    assert {state: how_ended(jobs[state]) for state in OVER} == OVER
+
+
 def test_one_forgotten_id_among_several_ends_alone(commands: Commands) -> None:
     commands.says("squeue", row("1", "RUNNING"))
     jobs = Slurm().look(["1", "2"])
