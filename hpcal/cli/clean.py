@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from hpcal.core.errors import CampaignFailed, CampaignHeld, HpcalError
 from hpcal.engine.context import Folders
 from hpcal.engine.loop import beating
 from hpcal.sites.chain import Chain
+from hpcal.sites.probe import on_this_node
 from hpcal.sites.scheduler import SchedulerError
 from hpcal.sites.strays import scheduler_of, stray_jobs, strays
 from hpcal.store import campaigns
@@ -112,12 +112,12 @@ def _scratch(site: Mapping[str, Any], run_id: str) -> Iterator[Path]:
     except HpcalError as error:
         click.echo(f"note: scratch of the site is not looked at: {error}", err=True)
         return
-    for folder in sorted({pool.scratch for pool in machine.site.pools.values() if pool.scratch}):
-        path = Path(os.path.expanduser(os.path.expandvars(folder)))
+    for folder in sorted(filter(None, {pool.scratch_of(run_id) for pool in machine.site.pools.values()})):
+        path = Path(on_this_node(folder))
         if "$" in str(path):
             click.echo(f"note: scratch {folder} is named by variables of the nodes; look there", err=True)
-        elif (path / f"hpcal-{run_id}").is_dir():
-            yield path / f"hpcal-{run_id}"
+        elif path.is_dir():
+            yield path
 
 
 def _remove(path: Path) -> None:

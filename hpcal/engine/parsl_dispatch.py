@@ -96,7 +96,7 @@ class ParslDispatcher:
             margin=float(pool.walltime_margin),
             room=None if local else pool.task_seconds,
             scratch=_scratch(pool, assignment.scratch, self._run_id),
-            temporary=_own_folder(pool, self._run_id),
+            temporary=pool.scratch_of(self._run_id),
         )
         future = self._apps[assignment.pool](slot)
         self._watch[assignment.pool].submitted(assignment)
@@ -176,13 +176,8 @@ class ParslDispatcher:
 
 def _scratch(pool: Pool, usual: str, run_id: str) -> str:
     """Folder of an attempt's own files; variables in it are those of the node."""
-    own = _own_folder(pool, run_id)
+    own = pool.scratch_of(run_id)
     return usual if own is None else str(Path(own) / Path(usual).name)
-
-
-def _own_folder(pool: Pool, run_id: str) -> str | None:
-    """The campaign's folder in the scratch space that a pool names, or None."""
-    return None if pool.scratch is None else str(Path(pool.scratch) / f"hpcal-{run_id}")
 
 
 def _report(assignment: Assignment, future: Future[Any]) -> Report:

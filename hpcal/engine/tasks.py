@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import tempfile
@@ -22,6 +21,7 @@ from hpcal.engine.spool import SpoolWriter
 from hpcal.engine.work.context import Work, WorkInterrupted
 from hpcal.sites.block_end import seconds_left
 from hpcal.sites.devices import pin
+from hpcal.sites.probe import on_this_node
 
 WORK: Final[Mapping[str, str]] = {
     "relax": "hpcal.engine.work.quantum:relax_seeds",
@@ -64,11 +64,11 @@ def run_attempt(assignment: Assignment) -> Report:
         ended = {"start": start, "end": now(), **here(), **how}
         return Report(attempt_id=assignment.attempt_id, message=message, **ended)  # type: ignore[arg-type]
 
-    assignment = replace(assignment, scratch=_on_this_node(assignment.scratch))
+    assignment = replace(assignment, scratch=on_this_node(assignment.scratch))
     try:
         pin()
         if assignment.temporary is not None:
-            _keep_temporary_files_in(Path(_on_this_node(assignment.temporary)))
+            _keep_temporary_files_in(Path(on_this_node(assignment.temporary)))
         _carry_out(assignment)
         return report()
     except WorkInterrupted:
@@ -89,10 +89,6 @@ def run_attempt(assignment: Assignment) -> Report:
         return report(text, failure=FailureClass.BUG)
     finally:
         shutil.rmtree(assignment.scratch, ignore_errors=True)
-
-
-def _on_this_node(folder: str) -> str:
-    return os.path.expanduser(os.path.expandvars(folder))
 
 
 def _keep_temporary_files_in(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from math import ceil
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -340,3 +341,7 @@ class Pool(JobKeys):
     def task_seconds(self) -> float | None:
         """Longest time that a task can have in a block, s, or None without a walltime."""
         return None if self.walltime_s is None else max(0.0, float(self.walltime_s - self.walltime_margin))
+
+    def scratch_of(self, run_id: str) -> str | None:
+        """A campaign's folder in the scratch space of the nodes, with their variables; None without."""
+        return None if self.scratch is None else str(Path(self.scratch) / f"hpcal-{run_id}")

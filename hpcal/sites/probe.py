@@ -53,9 +53,18 @@ def probe(
             "own": [name for name in os.environ.get(_PINNED, "").split(",") if name],
             "torch": _torch_count(),
         },
-        "scratch": _folder(os.path.expandvars(os.path.expanduser(scratch))),
+        "scratch": _folder(on_this_node(scratch)),
         "shared": _shared(shared, token),
     }
+
+
+def on_this_node(folder: str) -> str:
+    """A folder as a site names it, by its name here: with the node's variables and ``~`` filled in.
+
+    A variable that there is not stays as it is. Here, because tasks may find other folders than the
+    probe has tried if the two filled in names in ways of their own.
+    """
+    return os.path.expanduser(os.path.expandvars(folder))
 
 
 def _version(name: str) -> str | None:
