@@ -17,6 +17,7 @@ from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from hpcal.core.errors import FailureClass, WorkersLost
 from hpcal.engine.dispatch import Assignment, BlockEnd, Report, now
+from hpcal.engine.parsl_blocks import PoolBlocks
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
 from hpcal.sites.answers import End, how_ended
@@ -56,13 +57,10 @@ class ParslDispatcher:
         kernel = parsl.load(parsl_config(site, run_dir, run_id, self._job_ended))
         self._exit.callback(end_parsl, kernel)
         self._interchanges = {pool: Interchange(kernel.executors[pool]) for pool in site.pools}
-        self._watch = {pool: PoolWatch(executor=kernel.executors[pool]) for pool in site.pools}
+        blocks = {pool: PoolBlocks(executor=kernel.executors[pool]) for pool in site.pools}
+        self._watch = {pool: PoolWatch(blocks=blocks[pool]) for pool in site.pools}
         self._hosts = {
-            pool: PoolHosts(
-                executor=kernel.executors[pool],
-                local=site.kind_of(pool) == "local",
-            )
-            for pool in site.pools
+            pool: PoolHosts(blocks=blocks[pool], local=site.kind_of(pool) == "local") for pool in site.pools
         }
         self._apps = {
             pool: python_app(run_attempt, data_flow_kernel=kernel, executors=[pool], cache=False)
@@ -137,7 +135,7 @@ class ParslDispatcher:
     def _tell_ended_blocks(self) -> None:
         while not self._ended_jobs.empty():
             pool, job_id, job = self._ended_jobs.get()
-            block = self._watch[pool].executor.job_ids_to_block.get(job_id, "?")
+            block = self._watch[pool].blocks.executor.job_ids_to_block.get(job_id, "?")
             end = BlockEnd(
                 pool=pool, block=block, job=job.id, reason=job.reason, exit_code=job.exit_code, time=now()
             )

@@ -19,9 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hpcal.engine.dispatch import Assignment, Report, now
+from hpcal.engine.parsl_blocks import PoolBlocks
 from hpcal.engine.spool import BEAT_SECONDS, begun_in
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class _Open:
 class PoolWatch:
     """Finds attempts that have fallen silent and replaces blocks that begin nothing."""
 
-    executor: Any
+    blocks: PoolBlocks
     clock: Callable[[], float] = time.monotonic
     _open: dict[int, _Open] = field(default_factory=dict)
     _progress: dict[str, float] = field(default_factory=dict)
@@ -82,9 +83,12 @@ class PoolWatch:
     def look(self) -> list[Report]:
         """Looks around, if it is time to; returns reports of attempts that count as lost."""
         moment = self.clock()
-        if moment - self._looked < LOOK_SECONDS or not (self._open or self._going):
+        if moment - self._looked < LOOK_SECONDS:
             return []
         self._looked = moment
+        self.blocks.tend()
+        if not (self._open or self._going):
+            return []
         silent = [number for number, one in self._open.items() if self._silent(one)]
         lost = [self._lost(number) for number in silent]
         busy = Counter(one.block for one in self._open.values() if one.block is not None)
@@ -118,7 +122,7 @@ class PoolWatch:
 
     def _replace_starved(self, busy: Counter[str]) -> None:
         held: Counter[str] = Counter()
-        for manager in self.executor.connected_managers():
+        for manager in self.blocks.executor.connected_managers():
             held[manager["block_id"]] += manager["tasks"]
         for block, count in held.items():
             if count <= busy[block]:
@@ -129,13 +133,13 @@ class PoolWatch:
         # A block that goes is let finish what it is at.
         done = [block for block in self._going if not busy[block]]
         self._going.difference_update(done)
-        cancel(self.executor, done)
+        self.blocks.end(done)
 
     def _give_up(self, block: str, why: str) -> None:
         if block not in self._going:
-            logger.warning("pool %s: block %s is replaced: %s", self.executor.label, block, why)
+            logger.warning("pool %s: block %s is replaced: %s", self.blocks.executor.label, block, why)
             self._going.add(block)
-            self.executor._hold_block(block)
+            self.blocks.hold(block)
 
 
 @dataclass
@@ -146,7 +150,7 @@ class PoolHosts:
     which lets no more tasks start there, and cancelled, upon which Parsl asks for others.
     """
 
-    executor: Any
+    blocks: PoolBlocks
     local: bool
     _seen: dict[str, set[str]] = field(default_factory=dict)
     _aside: set[str] = field(default_factory=set)
@@ -164,37 +168,17 @@ class PoolHosts:
         if self.local:
             return host != socket.gethostname()
         self._aside.add(host)
-        blocks = [block for block, hosts in self._seen.items() if host in hosts]
-        others = [block for block in self._alive() if block not in blocks]
-        if not others and self._full():
+        there = [block for block, hosts in self._seen.items() if host in hosts]
+        alive = self.blocks.alive()
+        full = len(alive) >= int(self.blocks.executor.provider.max_blocks)
+        if full and set(alive) <= set(there):
             return False
-        self._give_up(blocks)
+        self._give_up(there)
         return True
-
-    def _alive(self) -> list[str]:
-        return alive(self.executor)
-
-    def _full(self) -> bool:
-        """Whether no further block may be asked for beside those that are there."""
-        return len(self._alive()) >= int(self.executor.provider.max_blocks)
 
     def _give_up(self, blocks: Sequence[str]) -> None:
         for block in blocks:
-            self.executor._hold_block(block)
-        jobs = cancel(self.executor, blocks)
+            self.blocks.hold(block)
+        jobs = self.blocks.end(blocks)
         if jobs:
-            logger.warning("pool %s: jobs %s are on a host set aside", self.executor.label, jobs)
-
-
-def alive(executor: Any) -> list[str]:
-    """Blocks of an executor that have not ended."""
-    return [block for block, status in executor.status().items() if not status.terminal]
-
-
-def cancel(executor: Any, blocks: Sequence[str]) -> list[str]:
-    """Ends those of the blocks that have not ended; Parsl asks for others when there is work."""
-    left = set(alive(executor)) if blocks else set()
-    jobs = [executor.blocks_to_job_id[block] for block in blocks if block in left]
-    if jobs:
-        executor.provider.cancel(jobs)
-    return jobs
+            logger.warning("pool %s: jobs %s are on a host set aside", self.blocks.executor.label, jobs)

@@ -282,6 +282,7 @@ def test_a_job_of_an_earlier_submission_leaves_the_newer_chain_alone(slurm, job,
     assert chain().end_reason is None
 
 
+@pytest.mark.extras
 def test_a_database_that_does_not_answer_goes_to_the_next_job(slurm, job, monkeypatch):
     pytest.importorskip("psycopg")
     monkeypatch.setattr(controller_job, "OUTAGE_S", 0.0)
@@ -307,6 +308,7 @@ def test_a_snapshot_that_is_not_there_yet_goes_to_the_next_job(slurm, job, monke
     assert len(slurm.marks()) == 1
 
 
+@pytest.mark.extras
 def test_a_new_campaign_whose_database_does_not_answer_is_a_fault_of_what_was_given(here):
     pytest.importorskip("psycopg")
     result = hpcal("run", "tiny.yaml", "--inline", "--store", "postgresql://me@127.0.0.1:9/none")

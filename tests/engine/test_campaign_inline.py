@@ -61,6 +61,7 @@ def test_audit_takes_its_share_of_the_labels(campaign_file, tmp_path):
     assert 0 < audit <= 0.2 * total + 1
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_bit_for_bit(campaign_file, tmp_path):
     file = campaign_file()
     run_inline(file, tmp_path / "a")

@@ -358,6 +358,7 @@ def test_a_task_that_runs_out_of_time_is_given_more_and_then_given_up(campaign_f
     assert query(root, "SELECT DISTINCT failure_class FROM task WHERE state = 'failed'") == [("resource",)]
 
 
+@pytest.mark.slow
 def test_a_bug_stops_its_stage_with_its_traceback_kept(campaign_file, tmp_path, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("in a plugin")
@@ -435,6 +436,7 @@ def run_hosted(file, root, hosts, bad, sound=()):
         context.store.close()
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_repeatedly_is_set_aside_and_the_others_go_on(campaign_file, tmp_path):
     root = tmp_path / "run"
     _, dispatcher = run_hosted(campaign_file(), root, ["n1", "n2", "n3"], bad={"n2"})
@@ -486,7 +488,8 @@ class Executor:
         self.provider = self
         self.max_blocks = max_blocks
 
-    def status(self):
+    @property
+    def status_facade(self):
         return {block: Status() for block, job in self.blocks_to_job_id.items() if job not in self.cancelled}
 
     def _hold_block(self, block):
@@ -494,6 +497,15 @@ class Executor:
 
     def cancel(self, jobs):
         self.cancelled += jobs
+        return [True] * len(jobs)
+
+
+def hosts_of(executor: Executor, *, local: bool = False):
+    """The watch of a pool's hosts, which ends blocks at once."""
+    from hpcal.engine.parsl_blocks import PoolBlocks
+    from hpcal.engine.parsl_watch import PoolHosts
+
+    return PoolHosts(blocks=PoolBlocks(executor=executor, beside=lambda work: work()), local=local)
 
 
 def report_from(host: str, block: str) -> Report:
@@ -501,10 +513,8 @@ def report_from(host: str, block: str) -> Report:
 
 
 def test_blocks_on_a_host_set_aside_are_held_and_replaced():
-    from hpcal.engine.parsl_watch import PoolHosts
-
     executor = Executor(blocks=3, max_blocks=3)
-    hosts = PoolHosts(executor=executor, local=False)
+    hosts = hosts_of(executor)
     for host, block in (("n1", "0"), ("n2", "1"), ("n2", "2")):
         hosts.reported(report_from(host, block))
     assert hosts.set_aside("n2")
@@ -520,12 +530,10 @@ def test_blocks_on_a_host_set_aside_are_held_and_replaced():
 def test_a_pool_whose_only_host_is_set_aside_says_so():
     import socket
 
-    from hpcal.engine.parsl_watch import PoolHosts
-
-    full = PoolHosts(executor=Executor(blocks=1, max_blocks=1), local=False)
+    full = hosts_of(Executor(blocks=1, max_blocks=1))
     full.reported(report_from("n1", "0"))
     assert not full.set_aside("n1")
-    growing = PoolHosts(executor=Executor(blocks=1, max_blocks=2), local=False)
+    growing = hosts_of(Executor(blocks=1, max_blocks=2))
     growing.reported(report_from("n1", "0"))
     assert growing.set_aside("n1")
-    assert not PoolHosts(executor=Executor(1, 1), local=True).set_aside(socket.gethostname())
+    assert not hosts_of(Executor(1, 1), local=True).set_aside(socket.gethostname())

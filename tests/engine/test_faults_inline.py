@@ -41,6 +41,7 @@ def test_lost_attempts_are_tried_again_and_nothing_is_labelled_twice(campaign_fi
     assert query(tmp_path / "run", "SELECT count(*) FROM attempt WHERE state = 'lost'")[0][0] > 0
 
 
+@pytest.mark.slow
 def test_failed_attempts_are_tried_again(campaign_file, tmp_path):
     run_inline(campaign_file(), tmp_path / "run", Faulty(("label", "sample"), 0.2, failure=FailureClass.NODE))
     whole(tmp_path / "run")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpcal.engine.dispatch import Assignment, Report
+from hpcal.engine.parsl_blocks import PoolBlocks
 from hpcal.engine.parsl_watch import (
     LOOK_SECONDS,
     SILENT_SECONDS,
@@ -29,11 +30,15 @@ class Executor:
     label: str = "label"
     held: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    deaf: bool = False
+    """Whether its scheduler cannot be told to end a job."""
+    tries: int = 0
 
     def connected_managers(self) -> list[dict[str, object]]:
         return [{"block_id": block, "tasks": n} for block, n in self.tasks.items()]
 
-    def status(self) -> dict[str, SimpleNamespace]:
+    @property
+    def status_facade(self) -> dict[str, SimpleNamespace]:
         return {block: SimpleNamespace(terminal=f"job{block}" in self.cancelled) for block in self.tasks}
 
     @property
@@ -42,7 +47,13 @@ class Executor:
 
     @property
     def provider(self) -> SimpleNamespace:
-        return SimpleNamespace(cancel=self.cancelled.extend)
+        return SimpleNamespace(cancel=self._cancel)
+
+    def _cancel(self, jobs: list[str]) -> list[bool]:
+        self.tries += 1
+        if not self.deaf:
+            self.cancelled += jobs
+        return [not self.deaf] * len(jobs)
 
     def _hold_block(self, block: str) -> None:
         self.held.append(block)
@@ -58,7 +69,8 @@ class Scene:
     watch: PoolWatch = field(init=False)
 
     def __post_init__(self) -> None:
-        self.watch = PoolWatch(executor=self.executor, clock=lambda: self.now)
+        blocks = PoolBlocks(executor=self.executor, beside=lambda work: work())
+        self.watch = PoolWatch(blocks=blocks, clock=lambda: self.now)
 
     def spool(self, number: int) -> Path:
         return self.folder / f"{number}.spool"
@@ -113,6 +125,20 @@ def test_a_silent_attempt_is_lost_and_its_block_replaced_when_the_others_are_don
     assert (scene.executor.held, scene.executor.cancelled) == (["0"], [])
     scene.watch.reported([Report(attempt_id=2, block="0")])
     scene.pass_time(LOOK_SECONDS)
+    assert scene.executor.cancelled == ["job0"]
+
+
+def test_a_block_that_could_not_be_ended_is_ended_later(scene, monkeypatch):
+    """It is held, and would take the place of another to the end of its walltime."""
+    clock = SimpleNamespace(monotonic=lambda: scene.now)
+    monkeypatch.setattr("hpcal.sites.blocks.time", clock)
+    scene.submit(1)
+    scene.begin(1, "0", monkeypatch)
+    scene.executor.deaf = True
+    scene.pass_time(2 * SILENT_SECONDS)
+    assert scene.executor.tries > 1
+    scene.executor.deaf = False
+    scene.pass_time(2 * SILENT_SECONDS)
     assert scene.executor.cancelled == ["job0"]
 
 

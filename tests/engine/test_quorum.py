@@ -216,6 +216,7 @@ class StopAtTraining:
         return run_attempt(assignment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", [1, 3])
 def test_a_quorum_that_is_raised_in_the_middle_fails_the_ensemble_and_not_the_campaign(
     campaign_file, tmp_path, diverging, member
@@ -246,6 +247,7 @@ def killed_after_training(assignment):
     return report
 
 
+@pytest.mark.slow
 def test_a_quorum_that_is_raised_over_a_training_that_nobody_heard_of_keeps_its_result(
     campaign_file, tmp_path, diverging
 ):
@@ -363,6 +365,7 @@ class Watching:
 LONG = "{labels: 200, generations: 4}"
 
 
+@pytest.mark.slow
 def test_a_late_member_is_not_waited_for_and_dropped_when_it_comes(campaign_file, tmp_path):
     root = tmp_path / "run"
     said = simulated(campaign_file(stop=LONG), root, slowness=12.0)

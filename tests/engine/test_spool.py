@@ -116,6 +116,7 @@ def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
     assert read_spool(tmp_path / "a").values == [1]
 
 
+@pytest.mark.slow
 def test_appended_records_reach_the_disk_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ NOISE_FORCE = 1e-4
 """eV/Å; the printed SCF correction at that convergence is below it."""
 
 pytestmark = [
+    pytest.mark.extras,
     pytest.mark.skipif(shutil.which("pw.x") is None, reason="no pw.x (Debian: quantum-espresso)"),
     pytest.mark.skipif(not SILICON_UPF.exists(), reason=f"no {SILICON_UPF} (Debian: quantum-espresso-data)"),
 ]

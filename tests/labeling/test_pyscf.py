@@ -183,6 +183,7 @@ def test_a_broken_linear_algebra_is_a_rung_that_failed(monkeypatch: pytest.Monke
     assert "singular matrix" in result.message
 
 
+@pytest.mark.slow
 def test_spin_contamination_is_refused() -> None:
     """Unrestricted Hartree–Fock of some radicals mixes in higher spins."""
     # <S²> of cyanogen radical is 1.25 in Hartree–Fock, 0.75 would be pure; PBE0 gives 0.76.
@@ -327,6 +328,7 @@ def test_dispersion_without_its_package_says_how_to_install_it(settings: dict[st
         labeler(**settings)
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
 @pytest.mark.parametrize("version", ["d3bj", "d4"])
 def test_dispersion_is_added_with_its_gradient(version: str) -> None:
@@ -341,12 +343,14 @@ def test_dispersion_is_added_with_its_gradient(version: str) -> None:
     assert ours.level != plain.level
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
 def test_a_functional_that_was_made_for_a_dispersion_is_taken_with_it() -> None:
     settings = labeler("b97-d", dispersion="d3bj").level.settings
     assert settings["dispersion"] == "d3bj"
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(not has_dispersion, reason="needs pyscf-dispersion")
 def test_dispersion_without_parameters_for_the_functional() -> None:
     with pytest.raises(ConfigurationError, match="no d4 parameters"):

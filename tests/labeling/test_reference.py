@@ -242,6 +242,7 @@ def test_a_field_without_empty_orbitals_is_stable(structure: Structure) -> None:
     assert audit_of("stability", structure, basis="sto-3g").passed
 
 
+@pytest.mark.slow
 def test_diagnostics_of_static_correlation() -> None:
     """N_FOD of H2 tends to 2 as its bond breaks; T1 of ozone is above 0.02, that of water below."""
     assert audit_of("fod", pair(1, 1, 4.0)).value > 1.5

@@ -94,6 +94,7 @@ def charged(dataset: Dataset) -> Dataset:
 # ── One result, whatever the number of ranks ─────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(water, tmp_path, trained, ranks):
     settings = {"epochs": 10, "dtype": "float64", "batch_size": 7}
     one = trained(kind(**settings), water, tmp_path / "one")
@@ -305,6 +306,7 @@ parallel._run(["sh", "-c", "echo $$ > launcher; exec sleep 600"], Path.cwd(), De
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the kernel tells of a parent's end on Linux"
 )

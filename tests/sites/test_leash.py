@@ -94,6 +94,7 @@ def test_an_interchange_dies_with_its_parent(started: list[int], platform: str) 
     assert gone_after(pids, 5) < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_block_and_what_it_started_die_with_the_controller(
     tmp_path: Path, started: list[int], reaped: bool

@@ -30,6 +30,7 @@ def start(code: str, run_id: str) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 def test_strays_of_one_run_are_ended() -> None:
     mine, other = f"mine-{os.getpid()}", f"other-{os.getpid()}"
     processes = [start(SLEEP, mine), start(STUBBORN, mine), start(SLEEP, other)]

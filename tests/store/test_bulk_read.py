@@ -68,6 +68,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_campaign_is_read_as_one_by_one(campaign: Path) -> None:
     store = Store.read(campaign)
     with store.session() as session:
