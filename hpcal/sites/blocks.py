@@ -383,13 +383,14 @@ class SchedulerBlocks:
             self.ended(block.known_as, job)
 
     def _cancel(self, job_ids: list[str]) -> bool:
-        tries = 1 if self._closed else _CANCEL_TRIES
-        for tried in range(tries if job_ids else 0):
+        for tried in range(_CANCEL_TRIES if job_ids else 0):
             try:
                 self.scheduler.cancel(job_ids)
                 return True
             except SchedulerError as error:
                 logger.warning("pool %s: jobs %s are not cancelled: %s", self.pool, job_ids, error)
-                if tried + 1 < tries:
-                    time.sleep(2.0**tried)
+            if self._closed:
+                break
+            if tried + 1 < _CANCEL_TRIES:
+                time.sleep(2.0**tried)
         return not job_ids

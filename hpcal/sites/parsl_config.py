@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
 from hpcal.core.errors import ConfigurationError
-from hpcal.sites import leash
+from hpcal.sites import leash, worker_manager
 from hpcal.sites.addresses import controller_addresses
 from hpcal.sites.block_errors import block_error_handler
 from hpcal.sites.blocks import SchedulerBlocks
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 Ended = Callable[[str, str, Job], None]
 """Is told the pool, the job's id as Parsl knows it, and how the job ended."""
 
-_MANAGER: Final = "parsl.executors.high_throughput.process_worker_pool"
 _LOCAL_FAILURES: Final = partial(windowed_error_handler, threshold=5)
 """When a pool on this machine is broken: its last five blocks failed."""
 _STRATEGY_PERIOD_S: Final = 0.25
@@ -163,7 +163,7 @@ def executor(
         encrypted=True,
     )
     if not local:
-        made.drain_period = f"${DRAIN}"  # known when its workers start; its last tasks have time to stop
+        made.drain_period = f"${DRAIN}"  # a moment, see worker_manager; its last tasks have time to stop
     if len(addresses) > 1:
         # Parsl takes one address, or else asks a server in the world for this host's.
         made.address, made.all_addresses = None, set(addresses)
@@ -234,9 +234,13 @@ def _launcher(pool: Pool, kind: str) -> Launcher:
 
 def _launch_command(pool: Pool, run_dir: Path, *, local: bool) -> str:
     """The worker manager of one node. A batch job's ends with the job; here it is tied to this process."""
-    words = [*interpreter(pool, run_dir), "-P", "-m", _MANAGER]
+    words = [*interpreter(pool, run_dir), "-P"]
     if local:
-        words = [*_leash("block"), *words]
+        words = [*_leash("block"), *words, "-m", worker_manager.MANAGER]
+    else:
+        script = run_dir / "worker_manager.py"  # the nodes see this folder
+        shutil.copyfile(worker_manager.__file__, script)
+        words.append(str(script))
     # Parsl formats the command twice; braces of a path must outlive both.
     literal = shlex.join(words).replace("{", "{{{{").replace("}", "}}}}")
     return str(DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", literal))

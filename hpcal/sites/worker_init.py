@@ -16,8 +16,8 @@ from hpcal.sites.pool import Container, JobKeys, Pool
 RUN_VARIABLE: Final = "HPCAL_RUN_ID"
 """Set for all workers and what they start, so that a campaign's strays can be told from others."""
 POOL_VARIABLE: Final = "HPCAL_POOL"
-DRAIN: Final = "HPCAL_DRAIN_S"
-"""Seconds from the start of the workers of a batch job until they are given no more tasks."""
+DRAIN: Final = "HPCAL_DRAIN_AT"
+"""When the workers of a batch job are given no more tasks, in seconds since the epoch."""
 
 _THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
@@ -63,11 +63,8 @@ def worker_init(pool: Pool, name: str, run_id: str, *, batch: bool) -> str:
         ]
     lines += job_init(pool)
     if batch and pool.walltime_s is not None:
-        # Last, because modules and an environment may take minutes. Of 0 s Parsl would make never.
-        lines += [
-            f"export {DRAIN}=$(( {BLOCK_END} - $(date +%s) - {2 * pool.walltime_margin} ))",
-            f"[ ${DRAIN} -gt 0 ] || export {DRAIN}=1",
-        ]
+        # Last: the user may have set another end.
+        lines.append(f"export {DRAIN}=$(( {BLOCK_END} - {2 * pool.walltime_margin} ))")
     return "\n".join(lines)
 
 

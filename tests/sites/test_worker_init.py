@@ -39,12 +39,11 @@ def environment(pool: Pool, *, batch: bool = False, **given: str) -> dict[str, s
     return dict(entry.partition("=")[::2] for entry in done.stdout.split("\0") if entry)
 
 
-def test_a_block_that_has_no_time_left_takes_no_tasks() -> None:
+def test_a_block_takes_no_tasks_in_its_last_two_margins() -> None:
     pool = Pool(walltime="00:10:00", walltime_margin=60)
-    found = environment(pool, batch=True, SLURM_JOB_END_TIME=str(int(time.time()) + 120))
-    assert found[DRAIN] == "1"  # Parsl takes 0 for never
-    found = environment(pool, batch=True, SLURM_JOB_END_TIME=str(int(time.time()) + 200))
-    assert 70 < int(found[DRAIN]) <= 80
+    assert environment(pool, batch=True, SLURM_JOB_END_TIME="10000")[DRAIN] == str(10000 - 120)
+    pool = Pool(walltime="00:10:00", walltime_margin=60, worker_init=f"export {BLOCK_END}=5000")
+    assert environment(pool, batch=True)[DRAIN] == str(5000 - 120)
 
 
 def test_threads_pool_and_run() -> None:
