@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -123,14 +123,11 @@ def _carry_on(context: Context, machine: Machine, root: Path) -> None:
     failure: HpcalError | None = None
     reason = ""
     try:
-        context = replace(context, dispatcher=machine.dispatcher(context))
-        with observer() as display:
-            watched = Publisher(display, context.store, root) if context.store.location.shared else display
-            reason = Controller(context, watched).run()
+        with beating(context.store):  # workers may take minutes to start, and to end
+            reason = _controlled(context, machine, root)
     except HpcalError as error:
         failure = error
     finally:
-        context.dispatcher.close()
         context.store.release()
         context.store.close()
     if failure is None:
@@ -143,6 +140,13 @@ def _carry_on(context: Context, machine: Machine, root: Path) -> None:
         click.echo(f"note: there is no summary: {error}", err=True)
     if failure is not None:
         raise failure
+
+
+def _controlled(context: Context, machine: Machine, root: Path) -> str:
+    """Runs a campaign with workers of its own, which have ended when this returns or raises."""
+    with closing(machine.dispatcher(context)) as dispatcher, observer() as display:
+        watched = Publisher(display, context.store, root) if context.store.location.shared else display
+        return Controller(replace(context, dispatcher=dispatcher), watched).run()
 
 
 def _end_strays(context: Context, former: Mapping[str, Any], machine: Machine) -> None:

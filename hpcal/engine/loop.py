@@ -60,7 +60,8 @@ class Silent:
 class Controller:
     """Runs a campaign until a stop rule, a failure or a request to stop ends it.
 
-    All state is in the store. What is here can be lost at any moment.
+    All state is in the store. What is here can be lost at any moment. Who holds the campaign shows
+    meanwhile that it lives; see :func:`beating`.
     """
 
     def __init__(self, context: Context, observer: Observer | None = None) -> None:
@@ -81,7 +82,7 @@ class Controller:
         context.folders.stop_file.unlink(missing_ok=True)
         with context.store.write() as session:
             campaigns.move(session, CampaignState.RUNNING)
-        with repair.disk_told(context.folders.root), beating(context.store), self._signals():
+        with repair.disk_told(context.folders.root), self._signals():
             self._say(self._completions.recover())
             self._dispatch_queued()
             return self._loop()
