@@ -157,6 +157,9 @@ def _stop(rng: random.Random) -> dict[str, Any]:
         stop["labels"] = rng.choice((4, 5, 6, 7, 8, 12))
     if rng.random() < 0.8 or "labels" not in stop:
         stop["generations"] = rng.choice((1, 1, 1, 2, 2, 3)) if "labels" in stop else 1
+    else:
+        # With nothing else to end it, a few labels more are many generations.
+        stop["labels"] = min(stop["labels"], 5)
     if rng.random() < 0.4:
         stop["quiet_generations"] = rng.randint(1, 2)
     return stop
