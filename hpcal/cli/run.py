@@ -20,7 +20,7 @@ from hpcal.cli.result import print_result
 from hpcal.core.errors import CampaignFailed, HpcalError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context
-from hpcal.engine.dispatch import BlockEnd, Dispatcher, InlineDispatcher
+from hpcal.engine.dispatch import BlockEnd, BlocksWait, Dispatcher, InlineDispatcher
 from hpcal.engine.loop import Controller, beating
 from hpcal.engine.pairing import check_parts
 from hpcal.engine.start import begin, difference, recorded_spec, recorded_state, refuse_changes, take_up
@@ -28,6 +28,7 @@ from hpcal.engine.tasks import run_attempt
 from hpcal.sites.schema import Site, load_site, site_file, values_of_environment
 from hpcal.store import campaigns
 from hpcal.store.database import add_event
+from hpcal.store.history import BLOCKS_WAIT
 from hpcal.store.location import checked_url
 from hpcal.store.transitions import CampaignState
 
@@ -266,7 +267,12 @@ class Machine:
             with context.store.write() as session:
                 add_event(session, context.store.epoch, "block_ended", end.sentence, **asdict(end))
 
-        return ParslDispatcher(self.site, context.folders.root / "parsl", run_id, keep)
+        def keep_waiting(waiting: BlocksWait) -> None:
+            """The scheduler's word on jobs that have not started, for ``hpcal status``."""
+            with context.store.write() as session:
+                add_event(session, context.store.epoch, BLOCKS_WAIT, waiting.sentence, **asdict(waiting))
+
+        return ParslDispatcher(self.site, context.folders.root / "parsl", run_id, keep, keep_waiting)
 
 
 @contextmanager

@@ -118,6 +118,29 @@ class BlockEnd:
         return f"job {self.job} of pool {self.pool} ended: {self.reason or 'no reason given'}{code}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlocksWait:
+    """Why batch jobs of workers have not started.
+
+    Attributes:
+        pools: blocks of each pool that has any that wait, counted by the scheduler's own words.
+    """
+
+    pools: Mapping[str, Mapping[str, int]]
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        found = [f"pool {pool}: {waiting_words(reasons)}" for pool, reasons in self.pools.items()]
+        return "; ".join(found) or "no block waits any more"
+
+
+def waiting_words(reasons: Mapping[str, int]) -> str:
+    """How many blocks wait and why, such as ``2 blocks wait (Resources)``."""
+    count = sum(reasons.values())
+    return f"{count} block{' waits' if count == 1 else 's wait'} ({'; '.join(reasons)})"
+
+
 class Dispatcher(Protocol):
     """Carries assignments to workers."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpcal.sites.blocks import BackOff
+from hpcal.sites.blocks import BackOff, SchedulerBlocks
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,12 @@ class PoolBlocks:
     def alive(self) -> list[str]:
         """Blocks that have not ended and are not to."""
         return [block for block in self._there() if block not in self._due]
+
+    def waiting(self) -> dict[str, int]:
+        """How many blocks have not started, by the words of a scheduler that gives any."""
+        provider = self.executor.provider
+        words = provider.waiting.values() if isinstance(provider, SchedulerBlocks) else ()
+        return dict(sorted(Counter(filter(None, words)).items()))
 
     def hold(self, block: str) -> None:
         """Gives a block no more work; what it is at goes on."""

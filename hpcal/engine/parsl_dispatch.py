@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from parsl.executors.errors import ExecutorError
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from hpcal.core.errors import FailureClass, WorkersLost
-from hpcal.engine.dispatch import Assignment, BlockEnd, Report, now
+from hpcal.engine.dispatch import Assignment, BlockEnd, BlocksWait, Report, now
 from hpcal.engine.parsl_blocks import PoolBlocks
 from hpcal.engine.parsl_watch import PoolHosts, PoolWatch
 from hpcal.engine.tasks import run_attempt
@@ -27,6 +28,8 @@ from hpcal.sites.pool import Pool
 from hpcal.sites.scheduler import Job
 from hpcal.sites.schema import Site
 
+NEWS_SECONDS: Final = 30.0
+"""Least time between two words on why blocks wait, which changes as often as a scheduler is asked."""
 GONE: Final = (ManagerLost, WorkerLost)
 """What Parsl raises for a task whose worker or node has vanished."""
 
@@ -37,7 +40,12 @@ class ParslDispatcher:
     virtual = False
 
     def __init__(
-        self, site: Site, run_dir: Path, run_id: str, block_ended: Callable[[BlockEnd], None] | None = None
+        self,
+        site: Site,
+        run_dir: Path,
+        run_id: str,
+        block_ended: Callable[[BlockEnd], None] | None = None,
+        blocks_wait: Callable[[BlocksWait], None] | None = None,
     ) -> None:
         """Starts the pools of a site.
 
@@ -45,8 +53,11 @@ class ParslDispatcher:
             run_dir: folder for Parsl's files.
             run_id: of the campaign.
             block_ended: is told of each batch job that has ended, within :meth:`wait`.
+            blocks_wait: is told there, when it changes, why batch jobs have not started.
         """
-        self._site, self._run_id, self._block_ended = site, run_id, block_ended
+        self._site, self._run_id = site, run_id
+        self._block_ended, self._blocks_wait = block_ended, blocks_wait
+        self._waiting, self._told_at = BlocksWait(pools={}), float("-inf")
         self._ended_jobs: queue.SimpleQueue[tuple[str, str, Job]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._pools: dict[int, str] = {}
@@ -57,10 +68,11 @@ class ParslDispatcher:
         kernel = parsl.load(parsl_config(site, run_dir, run_id, self._job_ended))
         self._exit.callback(end_parsl, kernel)
         self._interchanges = {pool: Interchange(kernel.executors[pool]) for pool in site.pools}
-        blocks = {pool: PoolBlocks(executor=kernel.executors[pool]) for pool in site.pools}
-        self._watch = {pool: PoolWatch(blocks=blocks[pool]) for pool in site.pools}
+        self._blocks = {pool: PoolBlocks(executor=kernel.executors[pool]) for pool in site.pools}
+        self._watch = {pool: PoolWatch(blocks=blocks) for pool, blocks in self._blocks.items()}
         self._hosts = {
-            pool: PoolHosts(blocks=blocks[pool], local=site.kind_of(pool) == "local") for pool in site.pools
+            pool: PoolHosts(blocks=blocks, local=site.kind_of(pool) == "local")
+            for pool, blocks in self._blocks.items()
         }
         self._apps = {
             pool: python_app(run_attempt, data_flow_kernel=kernel, executors=[pool], cache=False)
@@ -110,6 +122,7 @@ class ParslDispatcher:
         self._refuse_lost()
         reports = self._collect(timeout)
         self._tell_ended_blocks()
+        self._tell_waiting_blocks()
         reports = [self._explained(report) for report in reports]
         for watch in self._watch.values():
             watch.reported(reports)
@@ -135,13 +148,22 @@ class ParslDispatcher:
     def _tell_ended_blocks(self) -> None:
         while not self._ended_jobs.empty():
             pool, job_id, job = self._ended_jobs.get()
-            block = self._watch[pool].blocks.executor.job_ids_to_block.get(job_id, "?")
+            block = self._blocks[pool].executor.job_ids_to_block.get(job_id, "?")
             end = BlockEnd(
                 pool=pool, block=block, job=job.id, reason=job.reason, exit_code=job.exit_code, time=now()
             )
             self._ends[pool, block] = end, how_ended(job)
             if self._block_ended is not None:
                 self._block_ended(end)
+
+    def _tell_waiting_blocks(self) -> None:
+        if self._blocks_wait is None or time.monotonic() - self._told_at < NEWS_SECONDS:
+            return
+        found = {pool: blocks.waiting() for pool, blocks in self._blocks.items()}
+        waiting = BlocksWait(pools={pool: reasons for pool, reasons in found.items() if reasons})
+        if waiting != self._waiting:
+            self._waiting, self._told_at = waiting, time.monotonic()
+            self._blocks_wait(waiting)
 
     def _explained(self, report: Report) -> Report:
         """A lost attempt with the scheduler's word; its job being cancelled counts against nobody."""

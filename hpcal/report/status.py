@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from hpcal.core.walker import Split
+from hpcal.engine.dispatch import waiting_words
 from hpcal.report.failures import changes, failure_lines, failures, hosts_set_aside, word
 from hpcal.report.utilisation import active_intervals, active_seconds, node_hours, pool_use
 from hpcal.store import history, measurements
@@ -123,6 +124,8 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
     walkers = history.walker_counts(session)
     intervals = active_intervals(attempts)
     active = active_seconds(intervals)
+    pools = pool_use(attempts, pools_of(campaign), intervals)
+    waiting = history.waiting_blocks(session) if campaign.state == CampaignState.RUNNING else {}
     return {
         "tasks": dict(tasks),
         "walkers": {
@@ -133,7 +136,7 @@ def _work(session: Session, campaign: CampaignRecord, attempts: Attempts) -> dic
         },
         "attempts": _tally(attempts.state.tolist()),
         "qm_calls": int(attempts.qm_calls.sum()),
-        "pools": pool_use(attempts, pools_of(campaign), intervals),
+        "pools": {name: use | {"waiting": waiting.get(name, {})} for name, use in pools.items()},
         "active_hours": active / 3600,
     }
 
@@ -279,7 +282,8 @@ def _text_errors(errors: Mapping[str, Any]) -> str:
 def _text_pool(name: str, pool: Mapping[str, Any]) -> str:
     slots = "unknown slots" if pool["slots"] is None else f"{pool['slots']} slots"
     busy = "" if pool["busy_fraction"] is None else f" {pool['busy_fraction']:.0%} busy"
-    return f"{name} {slots}{busy}"
+    waits = f" while {waiting_words(pool['waiting'])}" if pool["waiting"] else ""
+    return f"{name} {slots}{busy}{waits}"
 
 
 def _text_history(status: Mapping[str, Any]) -> list[str]:

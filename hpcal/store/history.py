@@ -35,6 +35,8 @@ from hpcal.store.transitions import EnsembleState, StructureState, TaskState
 Counts = dict[tuple[Any, ...], int]
 """Number of rows for each combination of the grouped columns; words as plain strings."""
 
+BLOCKS_WAIT: Final = "blocks_wait"
+"""Kind of the events that tell why batch jobs have not started."""
 ERROR_LENGTH: Final = 400
 """Characters of an error that are read for grouping failures by cause."""
 
@@ -275,11 +277,30 @@ def attempt_endings(session: Session) -> Counts:
 
 
 def events(session: Session, last: int) -> list[tuple[float, str, str]]:
-    """The latest events as (time, kind, message), oldest first."""
+    """The latest events as (time, kind, message), oldest first, less those that only tell of queues."""
     rows = session.execute(
-        select(EventRow.time, EventRow.kind, EventRow.message).order_by(EventRow.id.desc()).limit(last)
+        select(EventRow.time, EventRow.kind, EventRow.message)
+        .where(EventRow.kind != BLOCKS_WAIT)
+        .order_by(EventRow.id.desc())
+        .limit(last)
     )
     return [(time, kind, message) for time, kind, message in rows][::-1]
+
+
+def waiting_blocks(session: Session) -> dict[str, dict[str, int]]:
+    """Blocks that have not started, as the present controller was told last.
+
+    Returns:
+        How many of each pool, by the scheduler's words for why.
+    """
+    present = select(Campaign.lease_epoch).scalar_subquery()
+    data = session.scalar(
+        select(EventRow.data)
+        .where(EventRow.kind == BLOCKS_WAIT, EventRow.epoch == present)
+        .order_by(EventRow.id.desc())
+        .limit(1)
+    )
+    return {} if data is None else dict(data["pools"])
 
 
 def ensembles(session: Session) -> list[EnsembleRecord]:

@@ -16,8 +16,9 @@ from typing import Any
 import parsl
 import pytest
 from support.fake_slurm import FakeSlurm
+from support.slurm import eventually
 
-from hpcal.engine.dispatch import Assignment, Report
+from hpcal.engine.dispatch import Assignment, BlocksWait, Report
 from hpcal.engine.parsl_dispatch import ParslDispatcher
 from hpcal.sites.parsl_config import parsl_config
 from hpcal.sites.schema import Site
@@ -95,6 +96,18 @@ def test_completions_come_in_while_the_scheduler_hangs(slurm: FakeSlurm, run_id:
             assert time.monotonic() - start < HANGS_S, "the block was not to end"
             time.sleep(0.1)
         slurm.answers()
+
+
+def test_the_controller_is_told_why_jobs_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm", monkeypatch)
+    slurm.commands.says("squeue", "101|PENDING|0|AssocGrpCPULimit|(null)|\n")
+    told: list[BlocksWait] = []
+    with closing(
+        ParslDispatcher(slurm_site(), tmp_path / "parsl", "test-waits", blocks_wait=told.append)
+    ) as dispatcher:
+        assert eventually(lambda: dispatcher.wait(0.1) or told)
+    assert told == [BlocksWait(pools={"label": {"AssocGrpCPULimit": 1}})]
+    assert told[0].sentence == "pool label: 1 block waits (AssocGrpCPULimit)"
 
 
 def test_a_manager_that_starts_late_stops_taking_tasks_no_later(
