@@ -121,17 +121,16 @@ class Store:
         if not exists(folder):
             return False
         location = Location.of(folder)
-        if location.url is None and not location.file.stat().st_size:
-            return False
         if location.shared and not (folder / SNAPSHOT_FILE).is_file():
             lease_file.refuse_held(folder)
         published = _published(location)
         engine = reader(location, published)
         try:
             with _opening(location):
-                # The tables of a campaign in PostgreSQL come after the file that says where they are.
-                if location.url is not None and not inspect(engine).has_table(Campaign.__tablename__):
-                    return False
+                tables = inspect(engine).get_table_names()
+            # They come after the file, or in PostgreSQL after the one that says where they are.
+            if not tables or (location.url is not None and Campaign.__tablename__ not in tables):
+                return False
         finally:
             engine.dispose()
         store = cls.read(folder)
@@ -266,8 +265,10 @@ class Store:
     def _check_schema(self) -> None:
         where = self._location
         with _opening(where):
-            known = inspect(self._engine).has_table(Campaign.__tablename__)
-        if not known:
+            tables = inspect(self._engine).get_table_names()
+        if not tables:
+            raise InputError(f"{where} holds no campaign that was begun: start it with `hpcal run`")
+        if Campaign.__tablename__ not in tables:
             raise InputError(f"{where} is not a store of hpcal: it has no campaign")
         with self.session() as session:
             version = session.scalar(select(Campaign.schema_version))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
@@ -102,11 +104,32 @@ def test_released_lease_is_free_at_once(folder):
     store.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database at all" * 100])
-def test_a_file_that_is_no_store_is_one_clear_sentence(tmp_path, content):
-    (tmp_path / STORE_FILE).write_bytes(content)
+def test_a_file_that_is_no_store_is_one_clear_sentence(tmp_path):
+    (tmp_path / STORE_FILE).write_bytes(b"not a database at all" * 100)
     with pytest.raises(InputError, match="is not a store of hpcal"):
         Store.read(tmp_path)
+
+
+def test_a_database_of_somebody_else_is_no_store(tmp_path):
+    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as connection:
+        connection.execute("CREATE TABLE cake (id INTEGER)")
+    with pytest.raises(InputError, match="is not a store of hpcal: it has no campaign"):
+        Store.begun(tmp_path)
+
+
+@pytest.mark.parametrize("command", [None, "PRAGMA user_version = 0", "PRAGMA journal_mode = WAL"])
+def test_what_was_killed_before_its_first_table_is_begun_anew(tmp_path, command):
+    """An empty file, or one with the header of a database and nothing else."""
+    (tmp_path / STORE_FILE).touch()
+    if command is not None:
+        with closing(sqlite3.connect(tmp_path / STORE_FILE)) as connection:
+            connection.execute(command)
+        assert (tmp_path / STORE_FILE).stat().st_size
+    assert not Store.begun(tmp_path)
+    with pytest.raises(InputError, match="holds no campaign that was begun: start it with `hpcal run`"):
+        Store.read(tmp_path)
+    Store.create(tmp_path).close()
+    assert not Store.begun(tmp_path)  # it has tables, and no campaign yet
 
 
 def test_no_store(tmp_path):
