@@ -21,40 +21,108 @@ from hpcal.store.tables import EnsembleRow
 from hpcal.store.transitions import EnsembleState
 
 LATEST: Final = "latest"
+TYPED: Final = ("ensemble", "model")
+"""Kinds of rows that an id may name where an ensemble is asked for."""
 _TRAINED: Final = (EnsembleState.PROMOTED, EnsembleState.REFUSED, EnsembleState.TRAINED)
 
 
 def named_ensemble(name: str) -> EnsembleManifest:
-    """The ensemble of a folder, of ``DIR@GENERATION`` or of ``DIR@latest``.
+    """The ensemble that a user names.
+
+    Args:
+        name: the folder of an ensemble or of a campaign, the file of a member, ``DIR@GENERATION``,
+            ``DIR@latest``, ``DIR@ensemble:ID`` or ``DIR@model:ID``; an id alone is of the
+            campaign in the current folder.
 
     Raises:
         InputError: there is none of that name.
     """
     path = Path(name)
     if not path.exists() and "@" in name:
-        folder, _, generation = name.rpartition("@")
-        return recorded_ensemble(Path(folder), generation)
+        folder, _, which = name.rpartition("@")
+        return recorded_ensemble(Path(folder), which)
+    if not path.exists() and _typed(name):
+        if not begun(Path()):
+            raise InputError(
+                f"{name} is an id, and the current folder holds no campaign: name its folder too, as in "
+                f"DIR@{name}"
+            )
+        return recorded_ensemble(Path(), name)
     if path.is_dir() and not (path / MANIFEST).exists() and begun(path):
         return recorded_ensemble(path, LATEST)
-    return EnsembleManifest.read(path)
+    member = _member(path) if path.is_file() else None
+    return EnsembleManifest.read(path) if member is None else member
 
 
-def recorded_ensemble(root: Path, generation: str) -> EnsembleManifest:
-    """An ensemble of a campaign: of a generation, or the one promoted last.
+def _member(path: Path) -> EnsembleManifest | None:
+    """The ensemble of one member alone, by its file; None for a file that no ensemble is known to hold."""
+    file = path.resolve()
+    if file.name == MANIFEST:
+        return None
+    if (file.parent / MANIFEST).is_file():
+        return _only(EnsembleManifest.read(file.parent), file)
+    root = next((folder for folder in file.parents if begun(folder)), None)
+    if root is None:
+        return None
+    with reading(root) as store, store.session() as session:
+        for row in queries.ensembles(session, *EnsembleState):
+            alone = _only(_manifest(session, root, row), file)
+            if alone is not None:
+                return alone
+    return None
+
+
+def _only(whole: EnsembleManifest, file: Path) -> EnsembleManifest | None:
+    """An ensemble with no other member than that of a file; None if it has no such member."""
+    found = tuple(m for m in whole.members if Path(m.path).resolve() == file)
+    return replace(whole, members=found) if found else None
+
+
+def _typed(name: str) -> bool:
+    """Whether a name is meant as an id, such as ``model:3``."""
+    kind, colon, number = name.partition(":")
+    return bool(colon) and kind in TYPED and number.isdigit()
+
+
+def recorded_ensemble(root: Path, which: str) -> EnsembleManifest:
+    """An ensemble of a campaign: of a generation or an id, or the one promoted last.
 
     Raises:
-        InputError: there is no such campaign or generation.
+        InputError: there is no such campaign, generation or row.
     """
     with reading(root) as store:
-        return ensemble_of(store, root, generation)
+        return ensemble_of(store, root, which)
 
 
-def ensemble_of(store: Store, root: Path, generation: str = LATEST) -> EnsembleManifest:
+def ensemble_of(store: Store, root: Path, which: str = LATEST) -> EnsembleManifest:
     """As :func:`recorded_ensemble`, of an open store."""
+    if _typed(which):
+        return _by_id(store, root, which)
     with store.session() as session:
-        row = _row(session, root, generation)
-        manifest = ensembles.manifest_of(session, row, str(root.resolve()))
-        return replace(manifest, info={**manifest.info, **_info(session)})
+        return _manifest(session, root, _row(session, root, which))
+
+
+def _manifest(session: Session, root: Path, row: EnsembleRow) -> EnsembleManifest:
+    manifest = ensembles.manifest_of(session, row, str(root.resolve()))
+    return replace(manifest, info={**manifest.info, **_info(session)})
+
+
+def _by_id(store: Store, root: Path, name: str) -> EnsembleManifest:
+    """The ensemble of an id, or that of one member alone. Raises InputError."""
+    from hpcal.report.lineage import trace
+
+    found = trace(store, name)
+    with store.session() as session:
+        row = ensembles.get(session, int(found["ensemble"]["id"]))
+        manifest = _manifest(session, root, row)
+    if found["kind"] == "model":
+        path = (root / str(found["model"]["path"])).resolve()
+        manifest = _only(manifest, path) or replace(manifest, members=())
+    elif row.state not in _TRAINED:
+        manifest = replace(manifest, members=())
+    if not manifest.members:
+        raise InputError(f"{name} of {root} is not trained: `hpcal trace {root} {name}` says why")
+    return manifest
 
 
 def _row(session: Session, root: Path, generation: str) -> EnsembleRow:
@@ -65,7 +133,9 @@ def _row(session: Session, root: Path, generation: str) -> EnsembleRow:
             raise InputError(f"{root} has no promoted ensemble yet")
         return found[0]
     if not generation.isdecimal():
-        raise InputError(f"{generation!r} is no generation: give its number, or {LATEST!r}")
+        raise InputError(
+            f"{generation!r} is no generation: give its number, {LATEST!r}, or an id such as ensemble:2"
+        )
     rows = queries.ensembles(session, *_TRAINED)
     wanted = [row for row in rows if row.generation == int(generation)]
     if not wanted:

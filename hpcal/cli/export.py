@@ -70,6 +70,11 @@ def export(
         option = f"--keys {keys}" if keys is not None else "--isolated-atoms"
         raise InputError(f"{option} is about extended XYZ; give OUT a name ending in {XYZ[0]}")
     if kind == "ensemble":
+        if wanted.splits is not None:
+            raise InputError(
+                f"--split {wanted.splits[0]} is about labelled structures, and {out} is to be the folder of "
+                f"an ensemble; for data give OUT a name ending in one of {', '.join(DATA)}"
+            )
         with reading(root) as store:
             _export_ensemble(store, root, out, _generation(ensemble, generation))
         return

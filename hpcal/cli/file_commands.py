@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from hpcal.exchange.found import Format
 
 model_option = click.option(
-    "--model", required=True, metavar="MODEL", help="Folder of an ensemble, DIR@GENERATION or DIR@latest."
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="Folder of an ensemble, DIR@GENERATION, DIR@latest or DIR@ensemble:ID.",
 )
 
 threads_option = click.option(
@@ -27,9 +30,10 @@ threads_option = click.option(
 @click.option("--split", "splits", multiple=True, metavar="SPLIT", help="Only this split; may be repeated.")
 @json_option
 def evaluate(model: str, data: Path, splits: tuple[str, ...], as_json: bool) -> None:
-    """Print the errors of MODEL on labelled DATA (.extxyz, .xyz or .h5).
+    """Print the errors of MODEL on labelled DATA (.extxyz, .xyz, .h5, .db or a folder of DeePMD).
 
-    MODEL is the folder of an ensemble, DIR@GENERATION or DIR@latest.
+    MODEL is the folder of an ensemble, the file of one of its members, DIR@GENERATION, DIR@latest,
+    DIR@ensemble:ID or DIR@model:ID; in the folder of a campaign ensemble:ID or model:ID will do.
     """
     from hpcal.cli import evaluate as command
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from hpcal.cli.label_states import Compared, Item, compared, items_of
-from hpcal.cli.stages import read_block, record_path, stopping, write_record
+from hpcal.cli.stages import read_block, record_path, refuse_place, stopping, write_record
 from hpcal.core.deadline import Deadline
 from hpcal.core.errors import FailureClass, FormatError, InputError, Interrupted, TaskFailure
 from hpcal.core.label import Label, LevelOfTheory, Rejection
@@ -46,6 +46,7 @@ def label(file: Path, out: Path, settings: Path, *, threads: int) -> None:
     """
     if out.suffix.lower() not in XYZ:
         raise InputError(f"{out}: labels are written as extended XYZ; give a name ending in .extxyz")
+    refuse_place(out, file, settings)
     document, folder = read_block(settings)
     spec = label_spec(document, (), folder)
     structures = read_structures(file)

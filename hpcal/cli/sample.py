@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from hpcal.cli.ensembles import loaded, refuse_single, refuse_uncovered
-from hpcal.cli.stages import read_block, record_path, stopping, write_record
+from hpcal.cli.stages import read_block, record_path, refuse_place, stopping, write_record
 from hpcal.core.deadline import Deadline
 from hpcal.core.ensemble import EnsembleManifest
 from hpcal.core.errors import ConfigurationError, InputError, Interrupted
@@ -61,6 +61,7 @@ def sample(seeds: Path, out: Path, model: str, settings: Path) -> None:
     """
     if out.suffix.lower() not in (".extxyz", ".xyz"):
         raise InputError(f"{out}: frames are written as extended XYZ; give a name ending in .extxyz")
+    refuse_place(out, seeds, settings)
     document, folder = read_block(settings)
     request = read_request(document, folder)
     structures = read_structures(seeds)

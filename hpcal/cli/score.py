@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hpcal.cli.ensembles import loaded, refuse_single, refuse_uncovered
-from hpcal.cli.stages import record_path, write_record
+from hpcal.cli.stages import record_path, refuse_place, write_record
 from hpcal.core.codec import pack, unpack
 from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.core.plugins import Group, find, names
@@ -31,7 +31,8 @@ class Request:
     """What is to be scored by what.
 
     Raises:
-        InputError: OUT has another extension, or the metric is not known.
+        InputError: OUT has another extension, is what is read or cannot be written, or the metric is not
+            known.
     """
 
     file: Path
@@ -42,6 +43,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.out.suffix.lower() not in (".extxyz", ".xyz"):
             raise InputError(f"{self.out}: scores are written as extended XYZ; give a name ending in .extxyz")
+        refuse_place(self.out, self.file)
         find(Group.METRICS, self.metric)
 
 

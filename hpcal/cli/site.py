@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from hpcal.core.errors import ConfigurationError
+from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.sites.addresses import controller_addresses
 from hpcal.sites.check import Probed, own_versions, pools_of, probe_pools
 from hpcal.sites.faults import Verdict, verdict
@@ -41,7 +42,10 @@ def check(name: str, *, pool: str | None, values: Mapping[str, str], timeout_s: 
 
     Raises:
         ConfigurationError: the file cannot be read, or there is no such pool.
+        InputError: the time limit is none.
     """
+    if not math.isfinite(timeout_s):
+        raise InputError(f"--timeout {timeout_s} is no time: give a number of seconds")
     site = load_site(name, values)
     wanted, here = pools_of(site, pool), own_versions()
     pools = _pools(site, wanted, here, timeout_s)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from hpcal.core.errors import ConfigurationError
+from hpcal.core.errors import ConfigurationError, InputError
 from hpcal.core.settings import Document, read_yaml
 from hpcal.exchange.atomic import replacing
 
@@ -40,6 +40,32 @@ def read_block(path: Path) -> tuple[Document, Path]:
 def record_path(out: Path) -> Path:
     """Where the records of an output go: beside it, with the extension ``.json``."""
     return out.with_suffix(".json") if out.suffix else out.with_name(f"{out.name}.json")
+
+
+def refuse_inputs(out: Path, *inputs: Path) -> None:
+    """Raises InputError if an output or its records would take the place of what is read."""
+    records = record_path(out)
+    for path in (out, records):
+        if any(path.resolve() == given.resolve() for given in inputs):
+            raise InputError(f"{path} is what is read, and would be written over: give another OUT")
+    if records.is_dir():
+        raise InputError(f"{records} is a folder, and the records of {out} go there: give another OUT")
+
+
+def refuse_place(out: Path, *inputs: Path) -> None:
+    """Refuses a file that cannot be written before any work is done for it.
+
+    Raises:
+        InputError: as :func:`refuse_inputs`; or ``out`` is a folder, or in one that is not there or
+            closed to the user.
+    """
+    refuse_inputs(out, *inputs)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the name of a file")
+    if not out.parent.is_dir():
+        raise InputError(f"{out} cannot be written: there is no folder {out.parent}; make it first")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{out} cannot be written: the folder {out.parent} is closed to you")
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

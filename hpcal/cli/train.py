@@ -14,7 +14,7 @@ import torch
 
 from hpcal.cli.ensembles import refuse_other_folder, save_ensemble
 from hpcal.cli.evaluate import errors, errors_text
-from hpcal.cli.stages import read_block, record_path, stopping, write_record
+from hpcal.cli.stages import read_block, record_path, refuse_inputs, stopping, write_record
 from hpcal.core.dataset import Dataset
 from hpcal.core.deadline import Deadline
 from hpcal.core.elements import symbol
@@ -43,6 +43,7 @@ def train(data: Path, out: Path, settings: Path, *, seed: int, threads: int) -> 
     if (out / MANIFEST).exists():
         raise InputError(f"{out} holds an ensemble already: it is not overwritten; give another OUT")
     refuse_other_folder(out)
+    refuse_inputs(out, data, settings)
     dataset = with_validation(read_dataset(data), seed)
     _refuse_uncovered(potential, dataset)
     torch.set_num_threads(threads)

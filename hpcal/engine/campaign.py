@@ -182,6 +182,11 @@ def read_campaign(path: Path) -> CampaignSpec:
 
 def campaign_of(document: Document, folder: Path) -> CampaignSpec:
     """The specification of a parsed campaign file. Raises as :func:`read_campaign`."""
+    if not isinstance(document.data, dict):
+        what = "a list" if isinstance(document.data, list) else "one value"
+        raise document.fault(
+            (), f"a campaign file holds keys, such as `name: water`, and this is {what}; see `hpcal init`"
+        )
     file = validate(CampaignFile, document)
     _check_sources(file, document)
     label = label_spec(document, ("label",), folder)

@@ -20,8 +20,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     what it was before.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        InputError: ``path`` is a folder, or the folder that it is in does not exist or cannot be
+            written to.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file")
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         file = temporary.open("xb")

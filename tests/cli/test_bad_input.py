@@ -61,6 +61,14 @@ def test_a_file_that_is_no_yaml(here):
     assert not left_behind(here)
 
 
+@pytest.mark.parametrize(
+    ("text", "what"), [("- {sampler: langevin}\n", "a list"), ("glycine\n", "one value")]
+)
+def test_a_campaign_file_without_keys(here, text, what):
+    (here / "bad.yaml").write_text(text)
+    refused(run(here / "bad.yaml"), "bad.yaml:1: a campaign file holds keys", what)
+
+
 def test_odd_electrons(here):
     (here / "water.xyz").write_text(xyz(WATER[:2], symbols="OH"))
     refused(run(here / "tiny.yaml"), "frame 1", "9 electrons", "multiplicity 1")

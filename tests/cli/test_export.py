@@ -327,6 +327,8 @@ def test_options_that_do_not_go_together(finished, here):
         (("x", "--format", "ani"), "HDF5"),
         (("x", "--format", "deepmd", "--ensemble"), "--ensemble"),
         (("x.db", "--ensemble"), "without .db"),
+        (("x", "--split", "train"), "--split train is about labelled structures"),
+        (("x", "--split", "train", "--ensemble"), "--split train is about labelled structures"),
         (("x.npz",), "--format deepmd"),
     ):
         result = hpcal("export", finished, *args)

@@ -130,6 +130,15 @@ def test_what_cannot_be_read(
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_time_limit_that_is_no_number(here: Path) -> None:
+    (here / "s.yaml").write_text(LOCAL.format(label=""))
+    result = hpcal("site", "check", "s.yaml", "--timeout", "nan")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "hpcal: --timeout nan is no time: give a number of seconds\n",
+    )
+
+
 # ── check ────────────────────────────────────────────────────────────────────────────────────
 
 
