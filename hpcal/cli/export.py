@@ -120,11 +120,15 @@ def _kind(out: Path, ensemble: str | None, layout: str | None) -> str:
 
 
 def chosen_splits(names: Sequence[str]) -> tuple[Split, ...] | None:
-    """The splits of the given names, or None for none given. Raises InputError for an unknown one."""
+    """The splits of the given names, each once, or None for none given.
+
+    Raises:
+        InputError: for an unknown one.
+    """
     for name in names:
         if name not in tuple(Split):
             raise InputError(f"unknown split {name!r}{nearest(name, [str(s) for s in Split])}")
-    return tuple(Split(name) for name in names) or None
+    return tuple(Split(name) for name in dict.fromkeys(names)) or None
 
 
 def _generation(ensemble: str | None, generation: int | None) -> str:

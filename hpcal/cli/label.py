@@ -135,16 +135,12 @@ class Run:
             wanted: content hashes of the structures of FILE.
 
         Raises:
-            InputError: it is of another level of theory or other structures, or OUT is not from this
-                command.
+            InputError: it is of another level of theory or other structures.
+            FormatError: the records are not from this command.
         """
         records = record_path(self.out)
         if records.exists():
             self._adopt_records(records)
-        elif self.out.exists():
-            raise InputError(
-                f"{self.out} exists without its records {records}: it is not overwritten; give another OUT"
-            )
         self._spools = sorted(self.out.parent.glob(f"{self.out.name}.spool-*"))
         for path in self._spools:
             for value in read_spool(path).values:

@@ -170,6 +170,8 @@ def _write(
 ) -> None:
     if candidates:
         write_structures(out, [c.structure for c in candidates], [_info(c) for c in candidates])
+    else:
+        out.unlink(missing_ok=True)  # frames of an earlier call are not those of this one
     ends = Counter(str(segment.end or "unfinished") for segment in segments)
     records = [
         {

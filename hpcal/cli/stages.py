@@ -56,12 +56,16 @@ def refuse_place(out: Path, *inputs: Path) -> None:
     """Refuses a file that cannot be written before any work is done for it.
 
     Raises:
-        InputError: as :func:`refuse_inputs`; or ``out`` is a folder, or in one that is not there or
-            closed to the user.
+        InputError: as :func:`refuse_inputs`; or ``out`` is a folder, or a file that no such command
+            wrote, or in a folder that is not there or closed to the user.
     """
     refuse_inputs(out, *inputs)
     if out.is_dir():
         raise InputError(f"{out} is a folder; give the name of a file")
+    if out.exists() and not record_path(out).exists():
+        raise InputError(
+            f"{out} exists without its records {record_path(out)}: it is not overwritten; give another OUT"
+        )
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}; make it first")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -148,7 +148,8 @@ def check_state(structure: Structure) -> None:
     if problem := parity_problem(structure):
         advice = (
             " in the file, or for all that do not state them with --charge and --multiplicity "
-            "(--multiplicity lowest: 1 or 2 as the electrons ask for)"
+            "(--multiplicity lowest: 1 or 2 as the electrons ask for); for commands without these options, "
+            "convert it with `hpcal import FILE --to …`"
         )
         raise FormatError(problem + advice if problem.endswith(_ASKS) else problem)
 

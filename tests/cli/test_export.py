@@ -193,8 +193,10 @@ def test_errors_are_what_ase_finds(finished, here):
 
 def test_evaluate_restricted_to_a_split(finished, here):
     export(finished, here / "all.h5")
-    found = json.loads(hpcal("evaluate", finished, "all.h5", "--split", "validation", "--json").stdout)
+    args = ("evaluate", finished, "all.h5", "--split", "validation", "--json")
+    found = json.loads(hpcal(*args).stdout)
     assert found["count"] == int((read_dataset(here / "all.h5").splits == "validation").sum())
+    assert json.loads(hpcal(*args, "--split", "validation").stdout) == found
 
 
 def test_evaluate_on_elements_that_the_ensemble_does_not_know(finished, here):

@@ -36,6 +36,13 @@ def test_the_file_that_is_read_is_not_written_over(command, many):
     assert many.read_bytes() == before
 
 
+def test_a_file_of_someone_else_is_not_written_over(command, many, here):
+    name, options = command
+    (here / "out.extxyz").write_text("mine")
+    refused(hpcal(name, many, "out.extxyz", *options), "out.extxyz exists without its records out.json")
+    assert (here / "out.extxyz").read_text() == "mine"
+
+
 def test_a_folder_in_the_place_of_the_output(command, many, here):
     name, options = command
     (here / "out.extxyz").mkdir()

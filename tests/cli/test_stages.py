@@ -149,8 +149,12 @@ def test_sampling_is_the_same_to_the_bit_and_depends_on_the_seed(model, sampler,
 
 
 def test_sampling_where_nothing_crosses(model, sampler, here):
+    """No frame is written, and frames of an earlier call do not stand beside the records of this one."""
+    command = ("sample", "water.xyz", "frames.extxyz", "--model", model, "--config", sampler)
+    assert hpcal(*command).exit_code == 0
+    assert (here / "frames.extxyz").exists()
     sampler.write_text(SAMPLER.replace("threshold: 0.05", "threshold: 1000"))
-    result = hpcal("sample", "water.xyz", "frames.extxyz", "--model", model, "--config", sampler)
+    result = hpcal(*command)
     assert result.exit_code == 0
     assert "no frame crossed" in result.stdout
     assert not (here / "frames.extxyz").exists()

@@ -123,7 +123,7 @@ def test_options_apply_to_every_format(tmp_path: Path, kind: str) -> None:
     assert found.counts.splits == {"test": 12}
     lowest = read_found(path, ReadOptions(charge=-1, multiplicity="lowest"))
     assert {f.structure.multiplicity for f in lowest.frames} == {1 + charge}
-    with pytest.raises(FormatError, match=r"10 electrons, which cannot have multiplicity 2.*--multiplicity"):
+    with pytest.raises(FormatError, match=r"10 electrons, which cannot have multiplicity 2.*hpcal import"):
         read_found(path, ReadOptions(multiplicity=2))
 
 
