@@ -27,6 +27,9 @@ _USERS: Final = frozenset(
 )
 """What a file system refuses because of the path that was given."""
 
+_FULL: Final = frozenset({errno.EDQUOT, errno.ENOSPC})
+"""What it refuses for want of space."""
+
 
 class HpcalGroup(click.Group):
     """Commands in the order in which they were added, with errors turned into sentences."""
@@ -73,7 +76,13 @@ def _say(text: str) -> None:
 
 
 def _file_error(error: OSError, *, debug: bool) -> int:
-    """The sentence on a path that the file system refused, or a traceback where no path is named."""
+    """The sentence on what the file system refused, or a traceback where it is not the user's to mend."""
+    if error.errno in _FULL:
+        if debug:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"{error.filename}: "
+        _say(f"{where}{(error.strerror or str(error)).lower()}: free some, and give the command again")
+        return 1
     if error.errno not in _USERS or error.filename is None:
         return _unexpected(error, debug=debug)
     if debug:

@@ -5,7 +5,9 @@ What a command does is in a module of its own, imported when it is run.
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -37,8 +39,14 @@ for command in (*CAMPAIGN_COMMANDS, *FILE_COMMANDS, *SITE_COMMANDS):
 
 
 def main() -> None:
-    """Entry point of the command ``hpcal``."""
+    """Entry point of the command ``hpcal``; SIGTERM ends it as Ctrl-C does, so that it clears away."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(cli.main(prog_name="hpcal"))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ def sample(seeds: Path, out: Path, model: str, settings: Path) -> None:
         candidates, segments, done = _run(request, walkers, potential, scorer, stop)
     _write(out, candidates, segments, {"model": model, "metric": metric, "threshold": threshold})
     if not done:
-        raise Interrupted(f"stopped: {len(candidates)} frames found so far are in {out}")
+        found = (
+            f"the {len(candidates)} frames found so far are in {out}" if candidates else "no frame was found"
+        )
+        raise Interrupted(f"stopped: {found}")
 
 
 def read_request(document: Document, folder: Path) -> Request:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import sys
 
 import pytest
 from cli.helpers import hpcal
 
 from hpcal.cli import look
+from hpcal.cli.main import main
 from hpcal.core.errors import CampaignFailed, CampaignHeld, InputError, Interrupted
 
 
@@ -64,6 +68,41 @@ def test_an_interrupt_exits_130(monkeypatch):
 
     monkeypatch.setattr(look, "status", fail)
     assert hpcal("status", "x").exit_code == 130
+
+
+def test_a_sigterm_exits_130_after_clearing_away(monkeypatch, capsys):
+    """Batch systems and `kill` send it; without a handler nothing would be cleared away."""
+    cleared = []
+
+    def work(*_args, **_options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleared.append(True)
+
+    monkeypatch.setattr(look, "status", work)
+    monkeypatch.setattr(sys, "argv", ["hpcal", "status", "x"])
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 130
+    assert cleared
+    assert capsys.readouterr().err == "hpcal: interrupted\n"
+
+
+def test_a_full_disk_is_no_fault_of_ours(monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/x")
+
+    monkeypatch.setattr(look, "status", fail)
+    result = hpcal("status", "x")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "hpcal: /scratch/x: no space left on device: free some, and give the command again\n"
+    )
 
 
 def test_an_unexpected_error_says_where_its_traceback_is(monkeypatch):
