@@ -65,10 +65,10 @@ class StopBlock(Settings):
     labels: PositiveInt | None = Field(None, description="accepted labels, audit included")
     generations: PositiveInt | None = Field(None, description="generations trained and evaluated")
     quiet_generations: PositiveInt | None = Field(
-        None, description="generations in a row in which almost no walker crosses the threshold"
+        None, description="rounds of walkers in a row in which almost none crosses the threshold"
     )
-    quiet_walkers: PositiveInt = Field(20, description="walkers that must have ended to call one quiet")
-    quiet_share: float = Field(0.05, ge=0, le=1, description="share that may cross in a quiet generation")
+    quiet_walkers: PositiveInt = Field(20, description="walkers of a round, born under one ensemble")
+    quiet_share: float = Field(0.05, ge=0, le=1, description="share that may cross in a quiet round")
     force_rmse_eV_per_A: float | None = Field(  # noqa: N815
         None, gt=0, description="target on the audit test group"
     )

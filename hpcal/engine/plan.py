@@ -110,7 +110,8 @@ def stop_reason(view: View, spec: CampaignSpec) -> str | None:
     if current is not None:
         rounds = quiet_rounds(current, spec)
         if rounds >= (stop.quiet_generations or QUIET_BACKSTOP):
-            return f"quiet: {rounds} generations in a row with hardly a walker over the threshold"
+            walkers = f"{stop.quiet_walkers} walkers"
+            return f"quiet: {rounds} rounds of {walkers} in a row with hardly one over the threshold"
     if view.audit is not None and view.audit.count >= stop.min_test:
         target, limit = view.audit.force_rmse, stop.force_rmse_eV_per_A
         if limit is not None and target <= limit:

@@ -164,7 +164,7 @@ def test_quiet_rounds_break_when_walkers_cross(spec):
 def test_a_sure_ensemble_ends_a_campaign_without_a_quiet_rule(campaign_file, view):
     spec = read_campaign(campaign_file(stop="{labels: 100}"))
     sure = replace(view, current=ensemble(1, ended=200, crossed=0))
-    assert (p.stop_reason(sure, spec) or "").startswith("quiet")
+    assert (p.stop_reason(sure, spec) or "").startswith("quiet: 10 rounds of 20 walkers in a row")
 
 
 def test_error_target_needs_enough_test_labels(campaign_file, view):
