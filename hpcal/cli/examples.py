@@ -45,6 +45,11 @@ def write_example(name: str, here: Path) -> None:
     for target, original in files.items():
         if target.exists() and (not target.is_file() or target.read_bytes() != original.read_bytes()):
             raise InputError(f"{target} exists and is not overwritten: move it, or go to another folder")
+        for folder in target.parents:
+            if folder.exists() and not folder.is_dir():
+                raise InputError(
+                    f"{folder} is a file, and {target} goes below it: move it, or go to another folder"
+                )
     for target, original in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original, target)

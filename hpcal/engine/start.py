@@ -25,6 +25,7 @@ from hpcal.engine.splits import learning_split
 from hpcal.engine.streams import stream
 from hpcal.store import bulk, campaigns, labels, rows, structures
 from hpcal.store.database import Store, add_event
+from hpcal.store.location import LOCATION_FILE
 from hpcal.store.session import Session
 from hpcal.store.transitions import CampaignState, StructureState
 
@@ -62,8 +63,7 @@ def begin(
     """
     start, level = check(spec)
     folders = Folders(root=root.resolve())
-    folders.make()
-    store = Store.create(folders.root, store_url)
+    store = _new_store(folders, store_url)
     with _closed_on_failure(store):
         with store.write() as session:
             if campaigns.exists(session):
@@ -89,6 +89,28 @@ def begin(
         elements=start.elements,
     )
     return context, start.notes
+
+
+def _new_store(folders: Folders, url: str | None) -> Store:
+    """Makes the folders of a campaign and its store.
+
+    Raises:
+        InputError: the database cannot be used; the folder is as it was before, so that a corrected
+            command can have it.
+    """
+    root = folders.root
+    before = set(root.iterdir()) if root.is_dir() else None
+    folders.make()
+    try:
+        return Store.create(root, url)
+    except InputError:
+        made = {folders.tasks, folders.shards, folders.models, folders.scratch} - (before or set())
+        with suppress(OSError):
+            if root / LOCATION_FILE not in (before or ()):
+                (root / LOCATION_FILE).unlink(missing_ok=True)
+            for folder in (*sorted(made), *(() if before is not None else (root,))):
+                folder.rmdir()
+        raise
 
 
 def _add_start(session: Session, spec: CampaignSpec, start: Start, level_id: int) -> None:

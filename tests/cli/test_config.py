@@ -181,6 +181,16 @@ def test_nothing_is_overwritten(tmp_path: Path, monkeypatch):
     assert (tmp_path / f"{name}.yaml").read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["site_configs", "data"])
+def test_a_file_in_the_place_of_a_folder_leaves_nothing_written(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / place).write_text("mine")
+    result = hpcal("init", "quickstart")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"hpcal: {place} is a file, and {place}/")
+    assert [path.name for path in tmp_path.iterdir()] == [place]
+
+
 def test_an_unknown_example_names_the_nearest():
     result = hpcal("init", EXAMPLES[0][:-1])
     assert result.exit_code == 2

@@ -314,6 +314,11 @@ def test_a_new_campaign_whose_database_does_not_answer_is_a_fault_of_what_was_gi
     result = hpcal("run", "tiny.yaml", "--inline", "--store", "postgresql://me@127.0.0.1:9/none")
     assert result.exit_code == 2
     assert "cannot be reached" in result.stderr
+    # A corrected command has the folder.
+    assert not (here / "tiny").exists()
+    (here / "tiny").mkdir()
+    assert hpcal("run", "tiny.yaml", "--inline", "--store", "postgresql://me@127.0.0.1:9/none").exit_code == 2
+    assert list((here / "tiny").iterdir()) == []
 
 
 def test_a_store_that_answers_again_is_waited_for(slurm, job, monkeypatch):
