@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,7 +149,7 @@ def _run(
     scorer: EnsembleScorer,
     stop: Callable[[], bool],
 ) -> tuple[list[Candidate], list[Segment], bool]:
-    """Advances all walkers; frames, the last segment of each walker, and whether all have ended."""
+    """Advances all walkers; frames, the whole way of each walker, and whether all have ended."""
     sampler: Sampler = request.part.build()
     rng = np.random.default_rng(derive(request.own.seed, "sample"))
     candidates: list[Candidate] = []
@@ -159,13 +159,30 @@ def _run(
         deadline = Deadline.after(LOOK_SECONDS, stop=stop)
         result = sampler.sample(left, potential, scorer, deadline, rng)
         candidates += result.candidates
-        last |= {segment.walker.id: segment for segment in result.segments}
+        for segment in result.segments:
+            number = segment.walker.id
+            last[number] = _joined(last[number], segment) if number in last else segment
         left = [segment.walker for segment in result.segments if segment.end is None]
         if left and stop():
             break
         if left:
             click.echo(f"{len(walkers) - len(left)} of {len(walkers)} walkers have ended", err=True)
     return candidates, [last[walker.id] for walker in walkers], not left
+
+
+def _joined(former: Segment, segment: Segment) -> Segment:
+    """Two segments of a walker as one: the largest uncertainty, and the mean bias by their steps."""
+    seen = [s.max_trigger for s in (former, segment) if s.max_trigger is not None]
+    biased = [
+        (s.walker.step - s.start_step, s.bias_ratio) for s in (former, segment) if s.bias_ratio is not None
+    ]
+    steps = sum(n for n, _ in biased)
+    return replace(
+        segment,
+        start_step=former.start_step,
+        max_trigger=max(seen, default=None),
+        bias_ratio=sum(n * ratio for n, ratio in biased) / steps if steps else None,
+    )
 
 
 def _write(

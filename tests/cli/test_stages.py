@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli.helpers import WATER, hpcal, xyz
 
+from hpcal.cli import sample as sampling
 from hpcal.core import ensemble
 from hpcal.core.batch import Batch
 from hpcal.core.ensemble import EnsembleManifest, load_ensemble
@@ -146,6 +147,19 @@ def test_sampling_is_the_same_to_the_bit_and_depends_on_the_seed(model, sampler,
     hpcal("sample", "water.xyz", "c.extxyz", "--model", model, "--config", sampler)
     a, b, c = ((here / f"{out}.extxyz").read_bytes() for out in "abc")
     assert a == b != c
+
+
+def test_records_of_walkers_do_not_depend_on_how_often_they_are_looked_at(model, sampler, here, monkeypatch):
+    sampler.write_text(SAMPLER.replace("threshold: 0.05", "threshold: 1000"))
+    records = []
+    for seconds in (600.0, 1e-4):
+        monkeypatch.setattr(sampling, "LOOK_SECONDS", seconds)
+        result = hpcal("sample", "water.xyz", "f.extxyz", "--model", model, "--config", sampler)
+        assert result.exit_code == 0, result.stderr
+        walkers = json.loads((here / "f.json").read_text())["walkers"]
+        records.append([(w["max_uncertainty"], w["steps"]) for w in walkers])
+    assert result.stderr.count("walkers have ended") > 5
+    assert records[0] == records[1]
 
 
 def test_sampling_where_nothing_crosses(model, sampler, here):
