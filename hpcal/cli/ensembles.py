@@ -156,11 +156,20 @@ def save_ensemble(manifest: EnsembleManifest, out: Path) -> Path:
     The folder takes its place whole; an ensemble that was there before gives way to it.
 
     Raises:
-        InputError: ``out`` is something else than the folder of an ensemble.
+        InputError: ``out`` is something else than the folder of an ensemble, or cannot be written.
         FormatError: a member file is missing or damaged.
     """
     refuse_other_folder(out)
     verify(manifest.members)
+    try:
+        return _saved(manifest, out)
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written: {error.strerror or error}; nothing of it was kept"
+        ) from error
+
+
+def _saved(manifest: EnsembleManifest, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.with_name(f".{out.name}.{uuid4().hex[:12]}.part")
     scratch.mkdir()

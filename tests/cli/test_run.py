@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -92,6 +93,27 @@ def test_run_of_a_finished_campaign_exits_0_and_changes_nothing(own_copy, here):
     assert result.exit_code == 0
     assert "is finished" in result.stdout
     assert sql(own_copy, "SELECT count(*) FROM task") == before
+
+
+def test_a_finished_campaign_in_a_folder_that_is_closed_says_its_result(own_copy, here, monkeypatch):
+    """As another user's campaign is, or one on a disk that is full."""
+    before = (own_copy / "ensemble" / "ensemble.json").read_bytes()
+
+    def closed(*_args):
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+
+    monkeypatch.setattr(shutil, "copyfile", closed)
+    result = hpcal("run", "tiny.yaml", "--dir", own_copy, "--inline")
+    assert result.exit_code == 0
+    assert "is finished" in result.stdout
+    assert "note: the ensemble was not written" in result.stderr
+    assert (own_copy / "ensemble" / "ensemble.json").read_bytes() == before
+    result = hpcal("export", own_copy, here / "apart")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"hpcal: {here / 'apart'} cannot be written: Permission denied; nothing of it was kept\n"
+    )
+    assert [p.name for p in here.iterdir() if "apart" in p.name] == []
 
 
 def test_comments_and_layout_may_change(own_copy, here):
