@@ -17,7 +17,7 @@ from hpcal.cli.folders import begun, reading, refuse_foreign
 from hpcal.cli.progress import observer
 from hpcal.cli.publish import Publisher
 from hpcal.cli.result import print_result
-from hpcal.core.errors import CampaignFailed, HpcalError
+from hpcal.core.errors import CampaignFailed, HpcalError, InputError
 from hpcal.engine.campaign import CampaignSpec, read_campaign
 from hpcal.engine.context import Context
 from hpcal.engine.dispatch import BlockEnd, BlocksWait, Dispatcher, InlineDispatcher
@@ -29,7 +29,7 @@ from hpcal.sites.schema import Site, load_site, site_file, values_of_environment
 from hpcal.store import campaigns
 from hpcal.store.database import add_event
 from hpcal.store.history import BLOCKS_WAIT
-from hpcal.store.location import checked_url
+from hpcal.store.location import Location, checked_url
 from hpcal.store.transitions import CampaignState
 
 DEFAULT_SITE = "local"
@@ -59,6 +59,7 @@ def run(
     spec = read_campaign(file)
     root = folder if folder is not None else Path(spec.name)
     if begun(root):
+        _refuse_other_store(root, store_url)
         _resume(root, spec=spec, site=site, accept_changes=accept_changes, inline=inline, values=values)
         return
     refuse_foreign(root)
@@ -117,6 +118,15 @@ def _resume(
 
 def _former_site(record: Mapping[str, Any]) -> str:
     return str(record.get("file") or record.get("name") or DEFAULT_SITE)
+
+
+def _refuse_other_store(root: Path, url: str | None) -> None:
+    """Raises InputError for a URL that is not that of a campaign's store."""
+    location = Location.of(root)
+    if url is not None and checked_url(url) != location.url:
+        raise InputError(
+            f"the campaign in {root} has its store in {location}, not in {url}: leave out --store"
+        )
 
 
 def _carry_on(context: Context, machine: Machine, root: Path) -> None:

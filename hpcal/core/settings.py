@@ -140,7 +140,9 @@ def validate(model: type[Model], document: Document, data: Any = None, at: Path_
 def _is_union_branch(part: str | int) -> bool:
     """Pydantic names the branch of a union in the path; the user did not write it."""
     return isinstance(part, str) and (
-        part[:1].isupper() or part in ("float", "int", "str", "bool") or "[" in part
+        part[:1].isupper()
+        or part.removeprefix("constrained-") in ("float", "int", "str", "bool")
+        or "[" in part
     )
 
 

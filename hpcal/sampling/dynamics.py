@@ -226,7 +226,11 @@ class _Task:
         if walker.step < walker.steps_full:
             return
         time_ps = walker.step * self._settings.timestep_fs / FEMTOSECONDS_PER_PICOSECOND
-        seen = "" if row.max_trigger is None else f"; largest uncertainty seen {row.max_trigger:.4g}"
+        seen = (
+            ""
+            if row.max_trigger is None
+            else f"; largest uncertainty of its last segment {row.max_trigger:.4g}"
+        )
         if walker.offers_candidates:
             threshold = self._scorer.threshold
             row.finish(

@@ -95,6 +95,15 @@ def test_run_of_a_finished_campaign_exits_0_and_changes_nothing(own_copy, here):
     assert sql(own_copy, "SELECT count(*) FROM task") == before
 
 
+def test_the_store_of_a_campaign_stays_where_it_is(own_copy, here):
+    result = hpcal("run", "tiny.yaml", "--dir", own_copy, "--inline", "--store", "postgresql://me@db/labels")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"hpcal: the campaign in {own_copy} has its store in {own_copy / 'store.db'}, not in "
+        "postgresql://me@db/labels: leave out --store\n"
+    )
+
+
 def test_a_finished_campaign_in_a_folder_that_is_closed_says_its_result(own_copy, here, monkeypatch):
     """As another user's campaign is, or one on a disk that is full."""
     before = (own_copy / "ensemble" / "ensemble.json").read_bytes()

@@ -156,7 +156,7 @@ def test_walltimes_end_blocks_in_the_middle_of_everything(scene):
         chunk=12,
         walltime="00:01:00",
         margin=10,
-        potential="{kind: ani, members: 2, hidden: [32, 24], epochs: 12000, warm_epochs: 100}",
+        potential="{kind: sleepy_ani, members: 2, hidden: [32, 24], epochs: 1300, warm_epochs: 100}",
         time_ps=20,
         sample_seconds=120,
     )

@@ -1,7 +1,8 @@
-"""Labelers that take as long as they are told, in a folder where controllers and workers find them.
+"""Labelers and a potential that take as long as they are told, where controllers and workers find them.
 
 ``sleepy`` is the teacher, and notes each label as it is done, so that a test can tell whether any was
-computed twice. ``springs`` costs nothing but its sleep.
+computed twice. ``springs`` costs nothing but its sleep. ``sleepy_ani`` is ``ani`` with a sleep before
+each step of a training, so that it takes its time on any machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _MODULE = '''
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +24,8 @@ from pydantic import Field
 from hpcal.core.label import Label, LevelOfTheory
 from hpcal.core.settings import Settings
 from hpcal.labeling.teacher import Teacher, TeacherSettings
+from hpcal.potentials.ani import ANI
+from hpcal.potentials.training import ANITrainer
 
 
 class SleepySettings(TeacherSettings):
@@ -69,6 +73,20 @@ class Springs:
         stretch = np.where(np.eye(len(structure)), 0.0, distances - 1.2)
         forces = -2.0 * (stretch / distances)[..., None] * vectors
         return Label(energy=float(0.5 * (stretch**2).sum()), forces=forces.sum(axis=1), level=self.level)
+
+
+class SleepyTrainer(ANITrainer):
+    def fit(self, dataset, members, deadline, checkpoint):
+        def stop():
+            time.sleep(0.05)
+            return deadline.stop()
+
+        return super().fit(dataset, members, replace(deadline, stop=stop), checkpoint)
+
+
+class SleepyANI(ANI):
+    def trainer(self, elements, seed):
+        return SleepyTrainer(self.settings, elements, seed)
 '''
 
 
@@ -79,7 +97,8 @@ def install(folder: Path) -> dict[str, str]:
     info = folder / "hpcal_sleepy-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hpcal-sleepy\nVersion: 1.0\n")
-    lines = ["[hpcal.labelers]", "sleepy = hpcal_sleepy:Sleepy", "springs = hpcal_sleepy:Springs", ""]
+    lines = ["[hpcal.labelers]", "sleepy = hpcal_sleepy:Sleepy", "springs = hpcal_sleepy:Springs"]
+    lines += ["[hpcal.potentials]", "sleepy_ani = hpcal_sleepy:SleepyANI", ""]
     (info / "entry_points.txt").write_text("\n".join(lines))
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
