@@ -69,6 +69,14 @@ def test_a_campaign_file_without_keys(here, text, what):
     refused(run(here / "bad.yaml"), "bad.yaml:1: a campaign file holds keys", what)
 
 
+def test_a_value_is_named_as_the_user_wrote_it(here):
+    """Not by the branch of the union that would have taken it."""
+    text = (here / "tiny.yaml").read_text()
+    assert "temperature_K: 1500" in text
+    (here / "bad.yaml").write_text(text.replace("temperature_K: 1500", "temperature_K: -5"))
+    refused(run(here / "bad.yaml"), "sampling.0.temperature_K: input should be greater than 0 (given: -5)")
+
+
 def test_odd_electrons(here):
     (here / "water.xyz").write_text(xyz(WATER[:2], symbols="OH"))
     refused(run(here / "tiny.yaml"), "frame 1", "9 electrons", "multiplicity 1")
