@@ -174,6 +174,7 @@ def in_a_process(here: Path, *args: str, **variables: str) -> subprocess.Complet
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_smiles_that_does_not_parse_prints_nothing_else(edited, here):
     file = edited(("{file: water.xyz}", '{smiles: "C1CC(="}'))
     done = in_a_process(here, "run", str(file))
@@ -184,6 +185,7 @@ def test_a_smiles_that_does_not_parse_prints_nothing_else(edited, here):
     assert not left_behind(here)
 
 
+@pytest.mark.slow
 def test_a_labeler_that_is_not_installed_says_how_to_install_it(edited, here):
     blocker = here / "blocker"
     blocker.mkdir()

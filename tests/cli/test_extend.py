@@ -142,6 +142,7 @@ def test_without_running_it_waits_for_resume(copied):
     assert query(root, "SELECT state FROM campaign") == [("finished",)]
 
 
+@pytest.mark.slow
 def test_a_sampler_is_added_at_the_end_with_paths_of_its_own_file(copied, tmp_path):
     root = copied("run")
     (tmp_path / "hot.yaml").write_text(

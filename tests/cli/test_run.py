@@ -172,6 +172,7 @@ def test_the_site_is_recorded_with_its_slots(finished):
     assert site["pools"]["label"]["workers_per_node"] == 2
 
 
+@pytest.mark.slow
 def test_a_site_file_is_taken_again_on_resume(own_copy, here):
     (here / "machine.yaml").write_text("pools: {label: {max_workers_per_node: 5}, sample: {}, train: {}}\n")
     sql(own_copy, "UPDATE campaign SET state = 'stopped'")
@@ -192,6 +193,7 @@ def test_a_folder_left_by_a_run_killed_at_its_start_is_taken(here):
     assert (here / "tiny" / "ensemble" / "ensemble.json").is_file()
 
 
+@pytest.mark.slow
 def test_stop_ends_a_running_campaign_in_good_order(here):
     with running(here, "run", "long.yaml", "--inline") as process:
         held = hpcal("run", "long.yaml", "--inline")

@@ -210,6 +210,7 @@ def test_another_hpcal_on_the_worker(here: Path) -> None:
 # ── values ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_campaign_remembers_its_values(here: Path) -> None:
     file = write_inputs(here)
     (here / "s.yaml").write_text(LOCAL.format(label='environment: {WHERE: "${WHERE}"}'))

@@ -118,6 +118,7 @@ def test_another_level_is_kept_apart(root):
     assert len(query(root, "SELECT DISTINCT level_of_theory_id FROM label")) == 2
 
 
+@pytest.mark.slow
 def test_unlabelled_ones_wait_for_a_label_and_get_it(root, campaign_file):
     fresh = [(displaced(s, 100 + i), None) for i, (s, _) in enumerate(labelled(root)[:4])]
     result = import_found(root, [found(fresh)], accept_unlabelled=True)

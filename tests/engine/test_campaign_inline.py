@@ -51,6 +51,7 @@ def test_audit_labels_never_train(campaign_file, tmp_path):
     assert not trained & audit
 
 
+@pytest.mark.slow
 def test_audit_takes_its_share_of_the_labels(campaign_file, tmp_path):
     run_inline(campaign_file(), tmp_path / "run")
     total, audit = query(

@@ -161,6 +161,7 @@ def test_one_task_a_member_where_there_is_a_slot_for_each(campaign_file, tmp_pat
     assert members == list(enumerate(tasks))
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_missing_and_the_others_go_on(campaign_file, tmp_path, diverging):
     diverging.add(2)
     file, root = campaign_file(stop="{labels: 30, generations: 2}"), tmp_path / "run"

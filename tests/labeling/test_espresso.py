@@ -469,6 +469,7 @@ def running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_timeout_and_deadline_end_the_program_and_what_it_started(stand: Stand) -> None:
     pids = hangs(stand)
     failure = failure_of(stand, timeout_s=0.5)
@@ -509,6 +510,7 @@ def test_memory_is_limited_in_the_program_alone(stand: Stand) -> None:
     assert "MemoryError" in str(failure)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's signal to orphans is Linux's")
 def test_a_killed_worker_leaves_no_program(stand: Stand) -> None:
     pids = hangs(stand)

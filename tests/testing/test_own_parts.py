@@ -92,6 +92,7 @@ def test_samplers(name, ensemble, scorer, walkers):
     check_sampler(name, entry(SAMPLERS, Group.SAMPLERS, name), ensemble, scorer, walkers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", of_stage("sampling"))
 def test_samplers_with_networks_in_single_precision(name, networks, scorer, walkers):
     """As campaigns run them: where rounding is large, a cut trajectory still ends at the same bits."""
