@@ -137,7 +137,8 @@ def finish(checkpoint: Path, name: str, results: Sequence[MemberResult], state: 
     scratch = checkpoint / f".{_FINISHED}"
     scratch.write_text(json.dumps({"fingerprint": name, "members": rows}), encoding="utf-8")
     scratch.replace(checkpoint / _FINISHED)
-    state.unlink(missing_ok=True)
+    for left in (state, *checkpoint.glob(f".{state.name}.*")):  # also of one that was killed as it wrote
+        left.unlink(missing_ok=True)
 
 
 def finished(checkpoint: Path, name: str) -> list[MemberResult] | None:
