@@ -53,14 +53,14 @@ def test_histories_keep_every_promise(first, folder):
     assert total.ends["finished"] + total.ends["nothing to learn from"] >= 15
 
 
-@pytest.mark.slow
+@pytest.mark.histories
 @pytest.mark.parametrize("first", range(1000, 3000 - COVERING, CHUNK))
 def test_two_thousand_histories_keep_every_promise(first, folder):
     total = play(range(first, first + CHUNK), folder)
     assert total.ends["finished"] + total.ends["nothing to learn from"] >= CHUNK
 
 
-@pytest.mark.slow
+@pytest.mark.histories
 def test_histories_meet_every_fault_and_die_at_every_step(folder):
     total = play(range(5000, 5000 + COVERING), folder)
     assert set(total.fates) == {str(fate) for fate in Fate}
