@@ -153,7 +153,7 @@ def _run(
     sampler: Sampler = request.part.build()
     rng = np.random.default_rng(derive(request.own.seed, "sample"))
     candidates: list[Candidate] = []
-    last: dict[int, Segment] = {}
+    ways: dict[int, Segment] = {}
     left = list(walkers)
     while left:
         deadline = Deadline.after(LOOK_SECONDS, stop=stop)
@@ -161,13 +161,13 @@ def _run(
         candidates += result.candidates
         for segment in result.segments:
             number = segment.walker.id
-            last[number] = _joined(last[number], segment) if number in last else segment
+            ways[number] = _joined(ways[number], segment) if number in ways else segment
         left = [segment.walker for segment in result.segments if segment.end is None]
         if left and stop():
             break
         if left:
             click.echo(f"{len(walkers) - len(left)} of {len(walkers)} walkers have ended", err=True)
-    return candidates, [last[walker.id] for walker in walkers], not left
+    return candidates, [ways[walker.id] for walker in walkers], not left
 
 
 def _joined(former: Segment, segment: Segment) -> Segment:

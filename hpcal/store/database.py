@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -92,7 +92,7 @@ class Store:
         if location.shared:
             lease_file.refuse_held(folder)
         store = cls(writer(location), location)
-        store._check_schema()
+        store._check_schema(store._tables())
         return store
 
     @classmethod
@@ -104,10 +104,14 @@ class Store:
             StoreError: its database cannot be reached now, or it is on a network file system and its
                 controller has not published a snapshot yet.
         """
-        location = Location.of(folder)
+        store = cls._reading(Location.of(folder))
+        store._check_schema(store._tables())
+        return store
+
+    @classmethod
+    def _reading(cls, location: Location) -> Store:
         store = cls(reader(location, _published(location)), location)
         store._alone = None
-        store._check_schema()
         return store
 
     @classmethod
@@ -123,18 +127,13 @@ class Store:
         location = Location.of(folder)
         if location.shared and not (folder / SNAPSHOT_FILE).is_file():
             lease_file.refuse_held(folder)
-        published = _published(location)
-        engine = reader(location, published)
+        store = cls._reading(location)
         try:
-            with _opening(location):
-                tables = inspect(engine).get_table_names()
+            tables = store._tables()
             # They come after the file, or in PostgreSQL after the one that says where they are.
             if not tables or (location.url is not None and Campaign.__tablename__ not in tables):
                 return False
-        finally:
-            engine.dispose()
-        store = cls.read(folder)
-        try:
+            store._check_schema(tables)
             with store.session() as session:
                 return session.scalar(select(Campaign.id)) is not None
         finally:
@@ -262,10 +261,12 @@ class Store:
                 copy.close()
         os.replace(part, path)
 
-    def _check_schema(self) -> None:
+    def _tables(self) -> list[str]:
+        with _opening(self._location):
+            return inspect(self._engine).get_table_names()
+
+    def _check_schema(self, tables: Sequence[str]) -> None:
         where = self._location
-        with _opening(where):
-            tables = inspect(self._engine).get_table_names()
         if not tables:
             raise InputError(f"{where} holds no campaign that was begun: start it with `hpcal run`")
         if Campaign.__tablename__ not in tables:

@@ -93,11 +93,15 @@ def test_a_sigterm_exits_130_after_clearing_away(monkeypatch, capsys):
     assert capsys.readouterr().err == "hpcal: interrupted\n"
 
 
-def test_a_full_disk_is_no_fault_of_ours(monkeypatch):
+def status_raises(monkeypatch, error):
     def fail(*_args, **_options):
-        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/x")
+        raise error
 
     monkeypatch.setattr(look, "status", fail)
+
+
+def test_a_full_disk_is_no_fault_of_ours(monkeypatch):
+    status_raises(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/scratch/x"))
     result = hpcal("status", "x")
     assert result.exit_code == 1
     assert result.stderr == (
@@ -106,10 +110,7 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch):
 
 
 def test_an_unexpected_error_says_where_its_traceback_is(monkeypatch):
-    def fail(*_args, **_options):
-        raise ZeroDivisionError("by nothing")
-
-    monkeypatch.setattr(look, "status", fail)
+    status_raises(monkeypatch, ZeroDivisionError("by nothing"))
     result = hpcal("status", "x")
     assert result.exit_code == 1
     assert "Traceback" not in result.stderr
@@ -120,20 +121,14 @@ def test_an_unexpected_error_says_where_its_traceback_is(monkeypatch):
 
 
 def test_debug_shows_the_traceback(monkeypatch, capsys):
-    def fail(*_args, **_options):
-        raise ZeroDivisionError("by nothing")
-
-    monkeypatch.setattr(look, "status", fail)
+    status_raises(monkeypatch, ZeroDivisionError("by nothing"))
     result = hpcal("--debug", "status", "x")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
 
 
 def test_a_path_that_the_file_system_refuses_is_one_sentence(monkeypatch):
-    def fail(*_args, **_options):
-        raise PermissionError(errno.EACCES, "Permission denied", "/some/where")
-
-    monkeypatch.setattr(look, "status", fail)
+    status_raises(monkeypatch, PermissionError(errno.EACCES, "Permission denied", "/some/where"))
     result = hpcal("status", "x")
     assert result.exit_code == 2
     assert result.stderr == "hpcal: /some/where: permission denied\n"
